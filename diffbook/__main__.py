@@ -1,0 +1,5 @@
+"""``python -m diffbook``."""
+
+from diffbook.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""What a model is given and what it is asked: text, needles, in-context learning, faithfulness."""
