@@ -28,7 +28,8 @@ def lambda_init(layer: int) -> float:
     """
     if layer < 1:
         raise ValueError(f"layers count from 1, as in the paper; got layer={layer}")
-    return 0.8 - 0.6 * math.exp(-0.3 * (layer - 1))
+    # The same number, written so that the first layer gets 0.2 and not 0.20000000000000007.
+    return 0.2 - 0.6 * math.expm1(-0.3 * (layer - 1))
 
 
 # ---------------------------------------------------------------------------------------------
@@ -57,9 +58,10 @@ def diff_attention_map(
 ) -> Tensor:
     """The difference map of eq. (1), softmax(q1 k1^T/√d) - λ softmax(q2 k2^T/√d):
     (batch, heads, seq, seq). Its rows sum to 1 - λ and may hold negative entries. Chapter 3."""
+    _check_pair(q1, k1, q2, k2, lam)
     a1 = softmax_attention_map(q1, k1, causal=causal)
     a2 = softmax_attention_map(q2, k2, causal=causal)
-    return a1 - lam * a2
+    return (a1 - lam * a2).to(a1.dtype)  # λ is float32, whatever the model is
 
 
 def diff_attention_reference(
@@ -95,9 +97,10 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True) -
     # With d_v != d, scaled_dot_product_attention silently leaves its O(seq) kernels for the one
     # that builds the map (on CPU; on CUDA flash refuses). Zeros make the widths equal: in q and k
     # they add nothing to a dot product, in v they are cut off again. The scale stays 1/sqrt(d).
-    width = max(d, d_v)
-    q, k = F.pad(q, (0, width - d)), F.pad(k, (0, width - d))
-    v = F.pad(v, (0, width - d_v))
+    if d < d_v:
+        q, k = F.pad(q, (0, d_v - d)), F.pad(k, (0, d_v - d))
+    elif d_v < d:
+        v = F.pad(v, (0, d - d_v))
     n, m = q.shape[-2], k.shape[-2]
     square = causal and n == m
     mask = _causal_mask(q, k) if causal and 1 < n < m else None
@@ -128,11 +131,9 @@ def diff_attention(
     Both maps run as the heads of one call, and the subtraction is made on their outputs:
     (A1 - λ A2) v = A1 v - λ A2 v. Chapters 3 and 6.
     """
-    if q1.shape != q2.shape or k1.shape != k2.shape:
-        raise ValueError(
-            f"the two maps need queries and keys of one shape: q1 {tuple(q1.shape)}, q2 "
-            f"{tuple(q2.shape)}, k1 {tuple(k1.shape)}, k2 {tuple(k2.shape)}"
-        )
+    _check_pair(q1, k1, q2, k2, lam)
+    _check_queries(q1, k1, causal)
+    _check_values(k1, v)
     both = softmax_attention(
         torch.cat((q1, q2), dim=1), torch.cat((k1, k2), dim=1), torch.cat((v, v), dim=1),
         causal=causal,
@@ -147,6 +148,22 @@ def _causal_mask(q: Tensor, k: Tensor) -> Tensor:
     """(n, m) bool, True = visible; the last query sees the last key."""
     n, m = q.shape[-2], k.shape[-2]
     return torch.ones(n, m, dtype=torch.bool, device=q.device).tril(m - n)
+
+
+def _check_pair(q1: Tensor, k1: Tensor, q2: Tensor, k2: Tensor, lam: float | Tensor) -> None:
+    if q1.shape != q2.shape or k1.shape != k2.shape:
+        raise ValueError(
+            f"the two maps need queries and keys of one shape: q1 {tuple(q1.shape)}, q2 "
+            f"{tuple(q2.shape)}, k1 {tuple(k1.shape)}, k2 {tuple(k2.shape)}"
+        )
+    if isinstance(lam, Tensor) and lam.ndim:
+        target = (*q1.shape[:-1], 1)  # (batch, heads, n, 1)
+        pairs = zip(reversed(lam.shape), reversed(target))
+        if lam.ndim > len(target) or any(size not in (1, want) for size, want in pairs):
+            raise ValueError(
+                f"lam {tuple(lam.shape)} does not broadcast to (batch, heads, seq, 1) = {target}: "
+                "give a number, or one for each head as (heads, 1, 1)"
+            )
 
 
 def _check_queries(q: Tensor, k: Tensor, causal: bool) -> None:
@@ -232,6 +249,10 @@ class _Projections(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """``x`` (batch, seq, d_model) -> q (batch, n_maps, seq, d), k, v (..., d_v), turned by
         ``rope`` and extended by ``cache``."""
+        if x.ndim != 3 or x.shape[-1] != self.q_proj.in_features:
+            raise ValueError(
+                f"x is (batch, seq, d_model={self.q_proj.in_features}): got {tuple(x.shape)}"
+            )
         q = self.q_proj(x).unflatten(-1, (-1, self.d)).transpose(1, 2)
         k = self.k_proj(x).unflatten(-1, (-1, self.d)).transpose(1, 2)
         v = self.v_proj(x).unflatten(-1, (-1, d_v)).transpose(1, 2)
@@ -262,7 +283,7 @@ class MultiheadAttention(_Projections):
         self, d_model: int, n_heads: int, *, n_kv_heads: int | None = None,
         headwise_norm: bool = False,
     ):
-        n_kv_heads = n_kv_heads or n_heads
+        n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
         _check_heads(d_model, n_heads, n_kv_heads, maps_per_head=1)
         d = d_model // n_heads
         super().__init__(d_model, n_heads, n_kv_heads, d if headwise_norm else None)
@@ -304,19 +325,24 @@ class MultiheadDiffAttention(_Projections):
         output_scale: the fixed factor (1 - λ_init) behind the norm (eq. 3).
     """
 
+    # λ's four vectors (eq. 2), each (d,): one set for all heads of the layer.
+    lambda_q1: nn.Parameter
+    lambda_k1: nn.Parameter
+    lambda_q2: nn.Parameter
+    lambda_k2: nn.Parameter
+
     def __init__(
         self, d_model: int, n_heads: int, layer: int, *, n_kv_heads: int | None = None,
         lambda_init: float | None = None, learn_lambda: bool = True, headwise_norm: bool = True,
         output_scale: bool = True,
     ):
-        n_kv_heads = n_kv_heads or n_heads
+        n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
         _check_heads(d_model, n_heads, n_kv_heads, maps_per_head=2)
         d = d_model // n_heads // 2
         super().__init__(d_model, 2 * n_heads, 2 * n_kv_heads, 2 * d if headwise_norm else None)
         self.n_heads, self.n_kv_heads, self.layer = n_heads, n_kv_heads, layer
         self.lambda_init = _schedule(layer) if lambda_init is None else float(lambda_init)
         self.output_scale = 1 - self.lambda_init if output_scale else 1.0
-        # λ's four vectors (eq. 2), one set for all heads of the layer.
         for name in ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2"):
             vector = nn.Parameter(0.1 * torch.randn(d), requires_grad=learn_lambda)
             self.register_parameter(name, vector)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 EPILOG = """\
 examples
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
         # One clear line; what the package raises already names the value and the remedy.
         print(f"diffbook {options.command}: {error}", file=sys.stderr)
         return 2
@@ -36,8 +36,15 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse prints the whole usage in front of an error; one line says it better."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m diffbook", description="Train, measure and use small Transformers and "
         "Differential Transformers.", epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -226,7 +233,7 @@ def _needle(options: Any) -> None:
             else:
                 task = NeedleTask(length, options.needles, n_queries=1)
                 task = replace(task, depth=depth)
-            if task.vocab_size > model.config.vocab_size:
+            if task.vocab_size != model.config.vocab_size:
                 raise ValueError(
                     f"{options.model} knows {model.config.vocab_size} tokens, this test has "
                     f"{task.vocab_size}: give a model trained on it (or --text bytes|bpe)"
@@ -242,6 +249,11 @@ def _generate(options: Any) -> None:
 
     model = _model(options.model)
     tokenizer = get_tokenizer("bytes" if model.config.vocab_size == 256 else "bpe")
+    if tokenizer.vocab_size != model.config.vocab_size:
+        raise ValueError(
+            f"{options.model} knows {model.config.vocab_size} tokens, text has 256 (bytes) or "
+            f"{tokenizer.vocab_size} (bpe): give a model trained with --task text"
+        )
     tokens = torch.as_tensor(tokenizer.encode(options.prompt)).long()[None]
     generator = torch.Generator().manual_seed(options.seed)
     out = model.generate(

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import safetensors.torch
 import torch
@@ -202,6 +203,14 @@ class LanguageModel(
         """
         if tokens.ndim != 2 or tokens.shape[1] == 0:
             raise ValueError(f"tokens are (batch, seq), not empty: got {tuple(tokens.shape)}")
+        if tokens.device.type == "cpu" and not torch.compiler.is_compiling():
+            # On a GPU the look would cost a wait for every earlier kernel.
+            low, high = int(tokens.min()), int(tokens.max())
+            if low < 0 or high >= self.config.vocab_size:
+                raise ValueError(
+                    f"token {low if low < 0 else high} is out of range: the model knows 0 to "
+                    f"{self.config.vocab_size - 1}"
+                )
         x = self.embedding(tokens)  # (batch, seq, d_model)
         for index, block in enumerate(self.blocks):
             x = block(x, self.rope, caches[index] if caches else None)
@@ -252,7 +261,7 @@ class LanguageModel(
         or :class:`DiffMaps` for differential attention."""
         x = self.embedding(tokens)
         maps = []
-        for block in self.blocks:
+        for block in cast(Iterable[Block], self.blocks):
             maps.append(block.attention.maps(block.attention_norm(x), rope=self.rope))
             x = block(x, self.rope)
         return maps
@@ -310,7 +319,8 @@ def load_model(folder: str | Path) -> LanguageModel:
                 "model.save_pretrained(folder) or by `python -m diffbook train --out folder`"
             )
     try:
-        model = LanguageModel(json.loads((folder / "config.json").read_text()))
+        config = ModelConfig(**json.loads((folder / "config.json").read_text()))
+        model = LanguageModel(config)
         safetensors.torch.load_model(model, folder / "model.safetensors")
     except (OSError, ValueError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
         raise CheckpointError(

@@ -23,10 +23,11 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from diffbook.model import LanguageModel
+from diffbook.model import IGNORE, LanguageModel
 
 
 class Task(Protocol):
@@ -167,19 +168,29 @@ def train(
             f"build it with vocab_size={task.vocab_size}"
         )
     accelerator = _accelerator(config)
+    if config.batch_size < config.accumulation * accelerator.num_processes:
+        raise ValueError(
+            f"batch_size={config.batch_size} leaves nothing for some of "
+            f"{accelerator.num_processes} processes: give at least 1 sequence for each, times "
+            f"accumulation={config.accumulation}"
+        )
     device = accelerator.device
     folder = Path(out) if out is not None else None
     optimizer = _optimizer(model, config)
     raw = model
-    if config.compile:
-        model = torch.compile(model)  # type: ignore[assignment]
     model, optimizer = accelerator.prepare(model, optimizer)
+    # Compiled last: a checkpoint has the same names with and without.
+    compiled = torch.compile(model) if config.compile else model
 
     state = _Progress(config, raw, task)
-    if folder is not None and resume and _checkpoint_there(folder):
-        state.load(folder, accelerator)
-    elif folder is not None and accelerator.is_main_process:
-        _start_folder(folder)
+    if folder is not None:
+        if accelerator.is_main_process:
+            _settle(folder)
+        accelerator.wait_for_everyone()
+        if resume and (folder / "checkpoint").is_dir():
+            state.load(folder, accelerator)
+        elif accelerator.is_main_process:
+            _start_folder(folder)
     accelerator.wait_for_everyone()
     result = state.result
     result.device = _device_name(device)
@@ -197,10 +208,10 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = lr
         rounds = _batches(task, config, state.step, accelerator)
-        for index, (inputs, targets) in enumerate(rounds):
+        for index, (inputs, targets, weight) in enumerate(rounds):
             last = index == len(rounds) - 1
             with accelerator.no_sync(model) if not last else nullcontext(), accelerator.autocast():
-                loss = model(inputs.to(device), targets.to(device)) / len(rounds)
+                loss = compiled(inputs.to(device), targets.to(device)) * weight
             accelerator.backward(loss)
             losses += loss.detach()
             result.tokens += inputs.numel() * accelerator.num_processes
@@ -214,9 +225,12 @@ def train(
         # A checkpoint falls on a point of the curve, so that no half-summed loss is lost.
         if state.step % config.log_every == 0 or due or done:
             mean = float(accelerator.reduce(losses, "mean")) / (state.step - since)
-            if not math.isfinite(mean):
+            # A gradient that is no number has just spoiled the weights; the loss shows it a step
+            # later. (In fp16 that happens now and then: such a step is skipped.)
+            spoiled = not math.isfinite(float(grad_norm)) and accelerator.scaler is None
+            if spoiled or not math.isfinite(mean):
                 raise TrainingError(
-                    f"the loss is {mean} at step {state.step} (lr {lr:.2g}, gradient norm "
+                    f"the loss is {mean:.3g} at step {state.step} (lr {lr:.2g}, gradient norm "
                     f"{float(grad_norm):.3g}): lower lr or clip, or lengthen warmup; the last "
                     "good checkpoint is untouched"
                 )
@@ -248,6 +262,8 @@ def train(
     if folder is not None and accelerator.is_main_process:
         raw.save_pretrained(folder / "model")
     model.eval()
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    raw.__dict__.pop("forward", None)  # accelerate's autocast: after training it is the plain model
     accelerator.free_memory()
     return result
 
@@ -270,7 +286,7 @@ class _Progress:
         self.identity = hashlib.sha256(described.encode()).hexdigest()
 
     def point(self, **values: float) -> None:
-        row = {"step": self.step, **values}
+        row: dict[str, Any] = {"step": self.step, **values}
         lambdas = self.model.lambdas()
         if lambdas:
             row["lambda"] = lambdas
@@ -298,6 +314,7 @@ class _Progress:
             shutil.rmtree(fresh, ignore_errors=True)
         accelerator.wait_for_everyone()
         accelerator.save_state(str(fresh))
+        accelerator.wait_for_everyone()  # each process writes a file of its own into it
         if accelerator.is_main_process:
             state = {"step": self.step, "identity": self.identity, "result": asdict(self.result)}
             (fresh / "progress.json").write_text(json.dumps(state))
@@ -307,9 +324,13 @@ class _Progress:
                 target.rename(old)
             fresh.rename(target)
             shutil.rmtree(old, ignore_errors=True)
-            lines = "".join(json.dumps(row) + "\n" for row in self.written)
-            _write(folder / "metrics.jsonl", lines)
+            self.write(folder)
         accelerator.wait_for_everyone()
+
+    def write(self, folder: Path) -> None:
+        """``metrics.jsonl``, whole: what a killed run had written behind its checkpoint goes."""
+        lines = "".join(json.dumps(row) + "\n" for row in self.written)
+        _write(folder / "metrics.jsonl", lines)
 
     def load(self, folder: Path, accelerator: Accelerator) -> None:
         path = folder / "checkpoint"
@@ -317,6 +338,7 @@ class _Progress:
             state = json.loads((path / "progress.json").read_text())
             identity, step = state["identity"], state["step"]
             result = TrainResult(**state["result"])
+            written = _rows("train", result.curve) + _rows("validation", result.validation)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise TrainingError(
                 f"{path} cannot be resumed ({error}): it is damaged; delete it to start again"
@@ -330,12 +352,14 @@ class _Progress:
             accelerator.load_state(str(path))
         except Exception as error:  # any of several libraries; all mean: not whole
             raise TrainingError(
-                f"{path} cannot be resumed ({error}): it is damaged; delete it to start again"
+                f"{path} cannot be resumed ({type(error).__name__} while reading it): it is "
+                "damaged; delete it to start again"
             ) from error
         self.step, self.result = step, result
-        self.written = _rows("train", result.curve) + _rows("validation", result.validation)
-        self.written.sort(key=lambda row: row["step"])
+        self.written = sorted(written, key=lambda row: row["step"])
         self.shown = len(self.written)
+        if accelerator.is_main_process:
+            self.write(folder)
 
 
 def _rows(kind: str, table: dict[str, list]) -> list[dict]:
@@ -352,19 +376,24 @@ def _append(table: dict[str, list], row: dict[str, Any]) -> None:
 
 def _batches(
     task: Task, config: TrainConfig, step: int, accelerator: Accelerator
-) -> list[tuple[Tensor, Tensor]]:
-    """The rounds of one step: this process's share of the batch, cut for accumulation."""
+) -> list[tuple[Tensor, Tensor, float]]:
+    """The rounds of one step: this process's share of the batch, cut for accumulation. The weights
+    of the rounds' mean losses make them, over all processes, the mean of the whole batch."""
     generator = torch.Generator().manual_seed((config.seed + 1) * 1_000_003 * 64 + step)
     inputs, targets = task.training_batch(config.batch_size, generator, step / config.steps)
+    scored = int((targets != IGNORE).sum()) / accelerator.num_processes
     share = slice(accelerator.process_index, None, accelerator.num_processes)
-    inputs, targets = inputs[share], targets[share]
-    return list(zip(
-        inputs.chunk(config.accumulation), targets.chunk(config.accumulation), strict=True
-    ))
+    rounds = zip(
+        inputs[share].tensor_split(config.accumulation),
+        targets[share].tensor_split(config.accumulation),
+        strict=True,
+    )
+    return [(x, y, int((y != IGNORE).sum()) / scored) for x, y in rounds]
 
 
 def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, weight in model.named_parameters():
         if weight.requires_grad:
             matrix = weight.ndim == 2 and not name.startswith("embedding")
@@ -379,22 +408,35 @@ def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
 def _accelerator(config: TrainConfig) -> Accelerator:
     cpu = config.device == "cpu" or not (torch.cuda.is_available() or _mps())
     precision = config.precision or ("no" if cpu or not torch.cuda.is_available() else "bf16")
+    if precision == "fp16" and cpu:
+        raise ValueError('precision="fp16" needs a GPU: take "bf16" or "no" on a CPU')
+    if not torch.distributed.is_initialized():
+        # accelerate keeps the first device and precision of a process for good; a notebook
+        # trains several models.
+        AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(cpu=cpu, mixed_precision=precision)
 
 
 def _start_folder(folder: Path) -> None:
+    """Empty the folder of an earlier run, and mark it as one by its ``metrics.jsonl``."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("checkpoint", "checkpoint.old", "checkpoint.new", "tensorboard", "model"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    (folder / "metrics.jsonl").unlink(missing_ok=True)
+    names = ("checkpoint", "checkpoint.old", "checkpoint.new", "tensorboard", "model")
+    there = [name for name in names if (folder / name).exists()]
+    if there and not (folder / "metrics.jsonl").exists():
+        raise TrainingError(
+            f"{folder} is not the folder of a run but has {', '.join(there)} in it, which would be "
+            "replaced: choose another folder"
+        )
+    for name in there:
+        shutil.rmtree(folder / name)
+    _write(folder / "metrics.jsonl", "")
 
 
-def _checkpoint_there(folder: Path) -> bool:
-    """Whether there is one; a run killed between the two renames of a save has it as ".old"."""
+def _settle(folder: Path) -> None:
+    """A run killed between the two renames of a save has its checkpoint as ".old": put it back."""
     current, old = folder / "checkpoint", folder / "checkpoint.old"
     if old.is_dir() and not current.exists():
         old.rename(current)
-    return current.is_dir()
 
 
 def _write(path: Path, content: str) -> None:

@@ -141,6 +141,8 @@ def parse_seeds(text: str) -> list[int]:
         first, _, last = part.partition("-")
         if not first.isdigit() or (last and not last.isdigit()):
             raise ValueError(f"seeds {text!r}: write them as 0-2 or 0,3,5")
+        if last and int(last) < int(first):
+            raise ValueError(f"seeds {text!r}: {part!r} counts down; write {last}-{first}")
         seeds += range(int(first), int(last or first) + 1)
     return seeds
 
@@ -153,14 +155,15 @@ def _span(seeds: Iterable[int]) -> str:
 
 
 def _commit() -> str:
-    """The commit of the source tree, "+" when it has changes, "installed" outside a checkout."""
+    """The commit of the source tree, "+" when the package's code has changes, "installed" outside
+    a checkout."""
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True,
-            check=True,
+            ["git", *arguments], cwd=FOLDER.parent, capture_output=True, text=True, check=True,
         ).stdout.strip()
 
     try:
-        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain") else "")
+        changed = git("status", "--porcelain", "--", "*.py")
+        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "installed"

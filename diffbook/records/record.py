@@ -96,10 +96,12 @@ class Record:
 
     def paired(self, measure: str, a: str = "diff", b: str = "softmax") -> Paired:
         """a - b over the seeds both have, with its 95 % interval."""
-        of_a = {run.seed: run.measures[measure] for run in self.of(a)}
-        of_b = {run.seed: run.measures[measure] for run in self.of(b)}
+        of_a, of_b = (
+            dict(zip((run.seed for run in self.of(kind)), self.values(kind, measure), strict=True))
+            for kind in (a, b)
+        )
         seeds = sorted(of_a.keys() & of_b.keys())
-        differences = tuple(of_a[seed] - of_b[seed] for seed in seeds)
+        differences = tuple(float(of_a[seed] - of_b[seed]) for seed in seeds)
         return Paired(measure, a, b, differences, *paired_interval(differences))
 
     def series(self, variant: str, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -163,8 +165,11 @@ def read(path: str | Path) -> Record:
     try:
         runs = tuple(Run(**run) for run in body.pop("runs"))
         record = Record(runs=runs, **body)
-    except TypeError as error:
-        raise RecordError(f"{path} lacks a field or has one too many ({error})") from error
+    except (KeyError, TypeError) as error:
+        raise RecordError(
+            f"{path} lacks a field or has one too many ({error}): make it again with "
+            "`python -m diffbook record`"
+        ) from error
     for run in runs:
         if not all(math.isfinite(value) for value in run.measures.values()):
             raise RecordError(f"{path}: {run.variant}-{run.seed} has a measure that is no number")
@@ -191,17 +196,20 @@ def model(name: str) -> LanguageModel:
         CheckpointError: when it is not shipped or damaged.
     """
     record_name, _, run_name = name.partition("/")
-    runs = {f"{run.variant}-{run.seed}": run for run in load(record_name).runs if run.checkpoint}
+    runs = {
+        f"{run.variant}-{run.seed}": run.checkpoint
+        for run in load(record_name).runs if run.checkpoint
+    }
     if run_name not in runs:
         known = ", ".join(f"{record_name}/{run}" for run in runs) or "none"
         raise CheckpointError(f"no checkpoint {name!r} is shipped; there are {known}")
     folder = FOLDER / "checkpoints" / record_name / run_name
     weights = folder / "model.safetensors"
     found = file_sha256(weights) if weights.is_file() else None
-    if found is not None and found != runs[run_name].checkpoint:
+    if found is not None and found != runs[run_name]:
         raise CheckpointError(
             f"{weights} is damaged (sha256 {found[:12]}…, the record says "
-            f"{runs[run_name].checkpoint[:12]}…): restore the file or install diffbook again"
+            f"{runs[run_name][:12]}…): restore the file or install diffbook again"
         )
     return load_model(folder).eval()
 

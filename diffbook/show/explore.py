@@ -52,9 +52,12 @@ def _start(name: str, control: Any) -> Any:
     if isinstance(control, list) and control:
         return control[0]
     if isinstance(control, tuple) and len(control) in (3, 4) and control[0] < control[1]:
-        return control[3] if len(control) == 4 else control[0]
+        start = control[3] if len(control) == 4 else control[0]
+        if control[0] <= start <= control[1]:
+            return start
     raise ValueError(
-        f"control {name}={control!r}: give (low, high, step[, start]), a list of choices or a text"
+        f"control {name}={control!r}: give (low, high, step[, start]) with start between low and "
+        "high, a list of choices or a text"
     )
 
 

@@ -74,6 +74,9 @@ def heatmap(
     if annotate:
         for (row, column), value in np.ndenumerate(values):
             dark = abs(value) > 0.6 * top
-            ax.text(column, row, f"{value:.2f}".replace("0.", ".", 1), ha="center", va="center",
+            label = f"{value:.2f}"
+            if abs(value) < 1:
+                label = label.replace("0.", ".", 1)
+            ax.text(column, row, label, ha="center", va="center",
                     fontsize=7.5, color="white" if dark else "#333333")
     return image

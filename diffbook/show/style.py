@@ -27,6 +27,7 @@ DIVERGING = "RdBu"  # red below zero, blue above: blue means "attends" in both m
 def style() -> None:
     """Set matplotlib's defaults for the book: 7 in wide, readable at phone width, no clutter."""
     import matplotlib as mpl
+    from cycler import cycler
 
     mpl.rcParams.update({
         "figure.figsize": (7.0, 3.6),
@@ -36,7 +37,7 @@ def style() -> None:
         "figure.constrained_layout.use": True,
         "font.size": 10.5,
         "axes.titlesize": 11.5,
-        "axes.titleweight": "semibold",
+        "axes.titleweight": "bold",
         "axes.titlelocation": "left",
         "axes.labelsize": 10.5,
         "axes.spines.top": False,
@@ -53,7 +54,7 @@ def style() -> None:
         "xtick.labelsize": 9.5,
         "ytick.labelsize": 9.5,
         "image.cmap": SEQUENTIAL,
-        "axes.prop_cycle": mpl.cycler(
+        "axes.prop_cycle": cycler(
             color=[COLORS[k] for k in ("diff", "transformer", "signal", "accent", "map2", "map1")]
         ),
     })

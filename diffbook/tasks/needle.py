@@ -9,6 +9,7 @@ and 11.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from diffbook.model import IGNORE
+from diffbook.model import IGNORE, LanguageModel
 from diffbook.tasks import text
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)  # where the paper puts the answer needle (Table 2, Fig. 5)
@@ -74,6 +75,8 @@ class NeedleTask:
                     f"{group}={size} is fewer than n_needles={self.n_needles}: needles differ in "
                     "city and number; raise it"
                 )
+        if self.n_words < 1:
+            raise ValueError(f"n_words={self.n_words}: the haystack needs at least 1 word")
         if self.seq_len < self.shortest:
             raise ValueError(
                 f"seq_len={self.seq_len} is too short for {self.n_needles} needles and "
@@ -183,6 +186,7 @@ class NeedleTask:
 
         Chance is 1 / n_numbers; naming the number of *any* needle gives 1 / n_needles.
         """
+        _check_n(n)
         generator = torch.Generator().manual_seed(1_000_003 + seed)  # no training step draws this
         rows = max(1, min(n, 2**18 // self.seq_len))
         right, loss, total = 0, 0.0, 0
@@ -211,6 +215,15 @@ CITIES = (
 ).split()
 NEEDLE = "The magic number of {city} is {number}."
 
+# The end of a sentence (not of "Mr." or an initial), a paragraph or an entry, in front of the
+# white space that follows.
+SENTENCE_END = re.compile(
+    rb"(?:(?<!\bMr)(?<!\bMrs)(?<!\bDr)(?<!\bSt)(?<!\b[A-Z])[.!?][\"')\]]*(?=\s+[\"'(\[]?[A-Z])"
+    rb"|(?<=\S)(?=\n\n|\n[A-Z][^\n:]{2,60}: ))"
+    rb"(\s+)"
+)
+LONGEST_SENTENCE = 5000  # bytes; no gap between two ends in the corpus is longer
+
 
 class TextNeedle(NamedTuple):
     """One question of the text-level test."""
@@ -218,7 +231,7 @@ class TextNeedle(NamedTuple):
     prompt: str  # the haystack with its needles, then the question up to the number
     answer: str  # the digits
     city: str
-    depth: float  # where the asked needle was put, as a share of the haystack
+    depth: float  # where the asked needle stands, as a share of the haystack's tokens
     tokens: Tensor  # (seq,) the prompt as token ids
 
 
@@ -227,10 +240,11 @@ class TextNeedleTask:
     """Needles on the level of text, the paper's protocol.
 
     ``n_needles`` sentences "The magic number of Lisbon is 4721." stand at sentence boundaries of a
-    stretch of real text. Each of the ``n_queries`` asked cities gets a prompt of its own over the
-    same haystack, ending in "The magic number of Lisbon is "; the answer is right when all its
-    digits are. (One prompt for each question: with the answers written back, the last ones could
-    be had by elimination.)
+    stretch of real text, each at the one nearest to its depth (the stretch starts with a sentence;
+    its end, where it is cut off, counts as a boundary). Each of the ``n_queries`` asked cities
+    gets a prompt of its own over the same haystack, ending in "The magic number of Lisbon is "; the
+    answer is right when all its digits are. (One prompt for each question: with the answers written
+    back, the last ones could be had by elimination.)
 
     Attributes:
         seq_len: tokens of haystack, needles, question and answer.
@@ -264,8 +278,7 @@ class TextNeedleTask:
         if self.depth is not None and not 0 <= self.depth <= 1:
             raise ValueError(f"depth={self.depth} is a share of the haystack: 0 to 1")
         # The longest needles and question must leave room for some haystack.
-        longest = max(CITIES, key=len)
-        needle = len(self._encode(" " + NEEDLE.format(city=longest, number="0" * self.digits)))
+        needle = _longest_needle(self.tokenizer, self.digits)
         if self.seq_len < (self.n_needles + 2) * needle:
             raise ValueError(
                 f"seq_len={self.seq_len} has no room for {self.n_needles} needles and a question "
@@ -302,72 +315,67 @@ class TextNeedleTask:
         depths = torch.rand(n, generator=generator).tolist()
         if self.depth is not None:
             depths[asked[0]] = self.depth
+        stretch, ends = self._stretch(split, integer)
 
+        # A needle has a line of its own at the very start, elsewhere it follows a sentence.
         needles = [NEEDLE.format(city=c, number=m) for c, m in zip(cities, numbers, strict=True)]
-        corpus, boundaries = _sentences(split, self.parts)
-        # A stretch surely long enough in bytes, from the start of a sentence on.
-        enough = 8 * self.seq_len if self.tokenizer != "bytes" else self.seq_len
-        usable = int(torch.searchsorted(boundaries, len(corpus) - enough))
-        if usable < 1:
+        front = [self._encode(needle + "\n") for needle in needles]
+        inside = [self._encode(" " + needle) for needle in needles]
+        tails = {i: self._encode(_question(cities[i])) for i in asked}
+        answers = {i: self._encode(numbers[i]) for i in asked}
+        # Tokens of haystack that fit in any case; what is left of seq_len is filled at its end, so
+        # that all questions have the needles in the same places.
+        length = (
+            self.seq_len
+            - max(len(tails[i]) + len(answers[i]) for i in asked)
+            - sum(max(len(a), len(b)) for a, b in zip(front, inside, strict=True))
+        )
+        places = [0, *(end for end in ends if end < length), length]
+        nearest = [_nearest(places, depth * length) for depth in depths]
+        order = sorted(range(n), key=lambda i: (nearest[i], depths[i]))
+        hidden = {i: inside[i] if nearest[i] else front[i] for i in order}
+
+        questions = []
+        for index in asked:
+            room = self.seq_len - len(tails[index]) - len(answers[index])
+            end = room - sum(map(len, hidden.values()))  # tokens of haystack, at least length
+            pieces, last = [], 0
+            for i in order:
+                place = end if nearest[i] == length else nearest[i]
+                pieces += [stretch[last:place], hidden[i]]
+                last = place
+            prompt = torch.cat([*pieces, stretch[last:end], tails[index]])
+            questions.append(TextNeedle(
+                text.get_tokenizer(self.tokenizer).decode(prompt), numbers[index], cities[index],
+                nearest[index] / length, prompt,
+            ))
+        return questions
+
+    def _stretch(self, split: str, integer: Callable[[int], int]) -> tuple[Tensor, list[int]]:
+        """At least as many tokens of text as a haystack has, from a random sentence on, and the
+        counts of tokens after which a sentence ends."""
+        corpus = text.load_corpus(split, self.parts)
+        # Bytes: a token of the BPE has four on average; twice as many where that is too few.
+        enough = self.seq_len + 4 if self.tokenizer == "bytes" else 4 * self.seq_len
+        where = integer(max(1, len(corpus) - 2 * enough - LONGEST_SENTENCE))
+        first = SENTENCE_END.search(corpus, where, where + LONGEST_SENTENCE)
+        where = first.end() if first else where
+        for stop in (where + enough, where + 2 * enough):
+            part = corpus[where:stop].decode("utf-8", errors="ignore")
+            tokens = self._encode(part)
+            if len(tokens) >= self.seq_len:
+                break
+        else:
             raise ValueError(
                 f"the {split} text has {len(corpus)} bytes, too few for a haystack of "
                 f"{self.seq_len} tokens: shorten seq_len or take more parts"
             )
-        where = int(boundaries[integer(usable)])
-        stretch = corpus[where : where + enough]
-        ends = boundaries[(boundaries > where) & (boundaries <= where + enough)] - where
-
-        questions = []
-        for index in asked:
-            question = "\n" + NEEDLE.format(city=cities[index], number="").rstrip(".")
-            tail, answer = self._encode(question), self._encode(numbers[index])
-            room = self.seq_len - len(tail) - len(answer)
-            tokens = self._hide(stretch, ends.tolist(), needles, depths, room)
-            prompt = torch.cat((tokens, tail))
-            decoded = text.get_tokenizer(self.tokenizer).decode(prompt)
-            questions.append(
-                TextNeedle(decoded, numbers[index], cities[index], depths[index], prompt)
-            )
-        return questions
-
-    def _hide(
-        self, stretch: bytes, ends: list[int], needles: list[str], depths: list[float], room: int
-    ) -> Tensor:
-        """Put each needle at the sentence boundary nearest to its depth: (room,) tokens."""
-        cost = sum(len(self._encode(needle + " ")) for needle in needles)
-        # How many bytes of text fill the room: exact for bytes, for BPE cut back token by token.
-        hay = self._encode(stretch.decode("utf-8", errors="ignore"))[: room - cost]
-        length = len(text.get_tokenizer(self.tokenizer).decode(hay).encode("utf-8"))
-        places = [0, *(end for end in ends if end < length), length]
-        inserts = sorted(
-            (min(places, key=lambda place, d=depth: abs(place - d * length)), needle)
-            for needle, depth in zip(needles, depths, strict=True)
-        )
-        pieces, last = [], 0
-        for place, needle in inserts:
-            sentence = self._encode(_spaced(needle, place, length))
-            pieces += [self._bytes(stretch[last:place]), sentence]
-            last = place
-        pieces.append(self._bytes(stretch[last:length]))
-        tokens = torch.cat(pieces)
-        # Cutting the text at the needles may change BPE tokens by a few: fill or cut at the end.
-        if len(tokens) < room:
-            more = self._bytes(stretch[length:])
-            return torch.cat((tokens, more[: room - len(tokens)]))
-        return self._trim(pieces, room)
-
-    def _bytes(self, part: bytes) -> Tensor:
-        return self._encode(part.decode("utf-8", errors="ignore"))
-
-    @staticmethod
-    def _trim(pieces: list[Tensor], room: int) -> Tensor:
-        """Cut the last stretches of text, never a needle, until ``room`` tokens are left."""
-        extra = sum(map(len, pieces)) - room
-        for index in range(len(pieces) - 1, -1, -2):  # text stands at even places
-            cut = min(extra, len(pieces[index]))
-            pieces[index] = pieces[index][: len(pieces[index]) - cut]
-            extra -= cut
-        return torch.cat(pieces)
+        after = _token_bytes(self.tokenizer)[tokens].cumsum(0)  # bytes up to each token
+        matches = SENTENCE_END.finditer(part.encode("utf-8"))
+        ends = torch.tensor([match.start(1) for match in matches], dtype=torch.long)
+        at = torch.searchsorted(after, ends).clamp(max=len(after) - 1)
+        # A tokenizer could join a full stop and what follows; no needle fits into such a token.
+        return tokens, (at[after[at] == ends] + 1).tolist()
 
     def training_batch(
         self, batch_size: int, generator: torch.Generator, progress: float = 0.0
@@ -386,15 +394,17 @@ class TextNeedleTask:
 
     @torch.no_grad()
     def evaluate(
-        self, model: nn.Module, device: str | torch.device = "cpu", *, n: int = 50, seed: int = 0
+        self, model: LanguageModel, device: str | torch.device = "cpu", *, n: int = 50,
+        seed: int = 0,
     ) -> dict[str, float]:
         """Exact match of the whole number over ``n`` haystacks (greedy decoding), the share of
         right digits, and how often the number of *another* needle was given."""
+        _check_n(n)
         generator = torch.Generator().manual_seed(1_000_003 + seed)
         exact = digits = other = total = 0
         for questions in self.sample(n, generator):
             for question in questions:
-                width = len(self._encode(question.answer))
+                width = self.seq_len - len(question.tokens)
                 out = model.generate(question.tokens[None].to(device), width, temperature=0)
                 said = text.get_tokenizer(self.tokenizer).decode(out[0, -width:].cpu())
                 exact += said == question.answer
@@ -408,14 +418,29 @@ class TextNeedleTask:
         }
 
 
-def _spaced(needle: str, place: int, length: int) -> str:
-    """Text before and behind a sentence boundary already has one space between them."""
-    return f" {needle}" if place == length else f"{needle} "
+def _check_n(n: int) -> None:
+    if n < 1:
+        raise ValueError(f"n={n}: test on at least 1 sequence")
 
 
 @cache
-def _sentences(split: str, parts: tuple[str, ...] | None) -> tuple[bytes, Tensor]:
-    """A split of the corpus and the byte offsets at which its sentences start."""
-    corpus = text.load_corpus(split, parts)
-    starts = [match.end() for match in re.finditer(rb"[.!?][\"')\]]* +(?=[A-Z\"'(])", corpus)]
-    return corpus, torch.tensor([0, *starts])
+def _token_bytes(tokenizer: str) -> Tensor:
+    """(vocab_size,): bytes of text for each token."""
+    return torch.from_numpy(text.get_tokenizer(tokenizer).token_bytes())
+
+
+@cache
+def _longest_needle(tokenizer: str, digits: int) -> int:
+    """Tokens of the longest needle, its white space included."""
+    encode = text.get_tokenizer(tokenizer).encode
+    needles = (f" {NEEDLE.format(city=city, number='0' * digits)}\n" for city in CITIES)
+    return max(len(encode(needle)) for needle in needles)
+
+
+def _nearest(places: list[int], wanted: float) -> int:
+    return min(places, key=lambda place: abs(place - wanted))
+
+
+def _question(city: str) -> str:
+    """The question: a needle that breaks off before its number."""
+    return "\n" + NEEDLE.format(city=city, number="").rstrip(".")

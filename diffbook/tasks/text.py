@@ -11,6 +11,7 @@ import hashlib
 import json
 import lzma
 import math
+import operator
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -95,7 +96,9 @@ def _checked_parts(parts: Iterable[str] | str | None, root: Path | None) -> tupl
     chosen = (parts,) if isinstance(parts, str) else tuple(parts)
     for part in chosen:
         if part not in known:
-            raise ValueError(f"parts: {part!r} is not in the corpus; choose from {', '.join(known)}")
+            raise ValueError(
+                f"parts: {part!r} is not in the corpus; choose from {', '.join(known)}"
+            )
     if not chosen:
         raise ValueError(f"parts is empty: leave it out or choose from {', '.join(known)}")
     return chosen
@@ -198,14 +201,18 @@ def _utf8(text: str | bytes) -> bytes:
 def _checked_ids(ids: Tensor | np.ndarray | Sequence[int], vocab_size: int) -> list[int]:
     """A flat list of Python ints, each a valid id."""
     flat = ids.tolist() if isinstance(ids, (Tensor, np.ndarray)) else list(ids)
-    if isinstance(flat, int):
-        flat = [flat]
-    for position, token in enumerate(flat):
-        if not isinstance(token, (int, np.integer)):
-            raise ValueError(f"ids must be one row of token ids; entry {position} is {token!r}")
-        if not 0 <= token < vocab_size:
-            raise ValueError(f"token id {token} at position {position} is not in 0..{vocab_size - 1}")
-    return flat
+    checked = []
+    for position, token in enumerate([flat] if isinstance(flat, int) else flat):
+        try:
+            checked.append(operator.index(token))
+        except (TypeError, RuntimeError):
+            message = f"ids must be one row of integers; entry {position} is {token!r}"
+            raise ValueError(message) from None
+        if not 0 <= checked[-1] < vocab_size:
+            raise ValueError(
+                f"token id {token} at position {position} is not in 0..{vocab_size - 1}"
+            )
+    return checked
 
 
 class ByteTokenizer:
@@ -278,7 +285,7 @@ class BPETokenizer:
         dtype = np.uint16 if self.vocab_size <= 2**16 else np.uint32
         string = _utf8(text).decode("utf-8", errors="replace")
         arrays = [np.zeros(0, dtype=dtype)]
-        for chunk in _chunks(string.splitlines(keepends=True), 1000):
+        for chunk in _chunks(string.splitlines(keepends=True), 500_000):
             for encoding in self._tokenizer.encode_batch(chunk, add_special_tokens=False):
                 arrays.append(np.array(encoding.ids, dtype=dtype))
         return np.concatenate(arrays)
@@ -297,9 +304,18 @@ class BPETokenizer:
         return lengths
 
 
-def _chunks(items: Sequence[str], size: int) -> Iterator[list[str]]:
-    for start in range(0, len(items), size):
-        yield list(items[start : start + size])
+def _chunks(lines: Iterable[str], size: int) -> Iterator[list[str]]:
+    """Groups of lines of at least ``size`` characters: the library needs much memory for each."""
+    group: list[str] = []
+    length = 0
+    for line in lines:
+        group.append(line)
+        length += len(line)
+        if length >= size:
+            yield group
+            group, length = [], 0
+    if group:
+        yield group
 
 
 @cache
@@ -320,7 +336,8 @@ def get_tokenizer(name: str = "bytes") -> Tokenizer:
 
 def _hub_split(text: str) -> str:
     """Where a document without a split of its own goes, by its content alone: 90/5/5 %."""
-    bucket = int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8], "big") % 20
+    digest = hashlib.sha256(text.encode("utf-8", "replace")).digest()
+    bucket = int.from_bytes(digest[:8], "big") % 20
     return {0: "validation", 1: "test"}.get(bucket, "train")
 
 
@@ -339,7 +356,13 @@ def _hub_corpus(
         raise ImportError(
             f"hub={hub!r} needs the `datasets` library: pip install datasets (or diffbook[hub])"
         ) from None
-    loaded = datasets.load_dataset(hub, name=config, streaming=True)
+    try:
+        loaded = datasets.load_dataset(hub, name=config, streaming=True)
+    except (OSError, ValueError) as error:  # no such set, no such configuration, no network
+        raise ValueError(
+            f"hub={hub!r} cannot be loaded: {error}; give owner/name of a public data set, or the "
+            "path of a local folder"
+        ) from error
     train = source or "train"
     if train not in loaded:
         raise ValueError(

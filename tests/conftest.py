@@ -1,0 +1,16 @@
+"""Settings for the package's tests (the chapters run in kernels of their own)."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """The models of the tests are tiny: a second thread only waits, for milliseconds an operation
+    where the machine is busy, and sums in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
