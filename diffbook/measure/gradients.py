@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from diffbook.attention import MultiheadDiffAttention
-from diffbook.model import LanguageModel
+from diffbook.model import Block, LanguageModel
 
 # Group -> the endings of its parameters' names. Gains of norms are left out: they start at one in
 # both models, and the headwise one has no counterpart in a Transformer.
@@ -26,11 +29,11 @@ def gradient_norms(model: LanguageModel, tokens: Tensor, targets: Tensor) -> dic
     together. A group without trained weights ("lambda" in a Transformer) is left out.
 
     Args:
-        tokens, targets: (batch, seq); the loss is the mean over the targets, in nats.
+        tokens, targets: (batch, seq). The loss is the mean over the targets, in nats.
     """
     weights = {name: w for name, w in model.named_parameters() if w.requires_grad}
     grads = _gradients(model, list(weights.values()), tokens, targets)
-    squares = {group: 0.0 for group in GROUPS}
+    squares = dict.fromkeys(GROUPS, 0.0)
     for name, grad in zip(weights, grads, strict=True):
         for group, endings in GROUPS.items():
             if name.endswith(endings):
@@ -45,7 +48,7 @@ def map_gradient_norms(model: LanguageModel, tokens: Tensor, targets: Tensor) ->
     Raises:
         ValueError: for a model without differential attention.
     """
-    layers = [block.attention for block in model.blocks]
+    layers = [block.attention for block in cast(Iterable[Block], model.blocks)]
     diff = [layer for layer in layers if isinstance(layer, MultiheadDiffAttention)]
     if not diff:
         raise ValueError('a softmax head has one map: give a model with attention="diff"')
@@ -72,7 +75,7 @@ def draw_normal(model: LanguageModel, std: float, seed: int) -> LanguageModel:
 
 
 def _gradients(
-    model: LanguageModel, weights: list[nn.Parameter], tokens: Tensor, targets: Tensor
+    model: LanguageModel, weights: Sequence[Tensor], tokens: Tensor, targets: Tensor
 ) -> tuple[Tensor, ...]:
     """Of the mean loss; the ``.grad`` of the weights is not touched."""
     return torch.autograd.grad(model(tokens, targets), weights)

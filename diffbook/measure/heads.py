@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from diffbook.attention import MultiheadAttention, MultiheadDiffAttention
-from diffbook.model import LanguageModel
+from diffbook.model import Block, LanguageModel
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def head_cka(outputs: HeadOutputs) -> Tensor:
 
 
 def _attention(model: LanguageModel) -> list[MultiheadAttention | MultiheadDiffAttention]:
-    return [block.attention for block in model.blocks]
+    return [block.attention for block in cast(Iterable[Block], model.blocks)]
 
 
 def _scale(layer: MultiheadAttention | MultiheadDiffAttention) -> float:
