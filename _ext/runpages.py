@@ -20,26 +20,12 @@ CORPUS = PACKAGE / "data" / "corpus" / "manifest.json"
 
 
 def record_section(record: Any) -> str:
-    """One record as Markdown: where it comes from, then each measure by variant."""
+    """One record as Markdown: where it comes from, then each measure by variant (mean ± standard
+    deviation over seeds) and the paired difference."""
     from diffbook.show.style import LABELS
 
-    devices = ", ".join(dict.fromkeys(run.device for run in record.runs))
-    minutes = sum(run.seconds for run in record.runs) / 60
-    versions = ", ".join(f"{name} {number}" for name, number in record.versions.items())
     seeds = {variant: len(record.of(variant)) for variant in record.variants}
-    lines = [
-        f"### {record.name}",
-        "",
-        f"{record.title}.",
-        "",
-        f"Device: {devices}. {len(record.runs)} runs, {minutes:.0f} minutes of training in all. "
-        f"{record.date}, commit `{record.commit}`, {versions}.",
-        "",
-        f"Task: `{record.task}`",
-        "",
-        f"```bash\n{record.command}\n```",
-        "",
-    ]
+    lines = [f"### {record.name}", "", f"{record.title}. *{record.provenance}.*", ""]
     heads = [f"{LABELS.get(variant, variant)} (n = {n})" for variant, n in seeds.items()]
     compared = {"softmax", "diff"} <= set(seeds) and min(seeds["softmax"], seeds["diff"]) > 1
     rows = [["measure", *heads, *(["DIFF − Transformer [95 %]"] if compared else [])]]
@@ -52,7 +38,7 @@ def record_section(record: Any) -> str:
         if compared:
             row.append(record.paired(measure).text().split(", n =")[0])
         rows.append(row)
-    return "\n".join([*lines, *table(rows), "", "Mean ± standard deviation over seeds.", ""])
+    return "\n".join([*lines, *table(rows), ""])
 
 
 def corpus_table(manifest: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ document.addEventListener("DOMContentLoaded", async () => {
   await (window.MathJax?.startup?.promise ?? 0);
   const boxes =
     ".bd-article pre, .bd-article .pst-scrollable-table-container, .bd-article div.math, " +
-    ".bd-article mjx-container[display='true'], .cell_output .output, dl.py > dt.sig";
+    ".cell_output .output, dl.py > dt.sig";
   const makeReachable = () =>
     each(boxes, (box) => {
       const scrolls = getComputedStyle(box).overflowX === "auto";

@@ -18,6 +18,8 @@ import notebooks
 import pytest
 import yaml
 
+from diffbook import records
+
 ROOT = Path(__file__).resolve().parent.parent
 SITE = ROOT / "_build" / "html"
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
@@ -31,7 +33,6 @@ PAGES = sorted(
     if not path.relative_to(SITE).parts[0].startswith("_")
 )
 CHAPTERS = [f"book/{path.stem}.html" for path in notebooks.chapters()]
-CODE = ("py-modindex.html", "genindex.html")  # made by Sphinx from the API page
 
 
 class Page(HTMLParser):
@@ -151,6 +152,20 @@ def test_prose_came_through(pages, name):
     assert body.count("<details") == body.count("</details>")
 
 
+def test_runs_page_shows_every_record_as_it_stands_in_its_file(pages):
+    text = html.unescape(re.sub(r"<[^>]+>", "", pages["book/runs.html"].text))
+    words = " ".join(text.split())
+    assert records.available() and "<!-- " not in text
+    for name in records.available():
+        record = records.load(name)
+        assert record.provenance in words
+        for measure in record.runs[0].measures:
+            assert measure in words
+        if {"softmax", "diff"} <= set(record.variants):
+            first = record.paired(next(iter(record.runs[0].measures)))
+            assert first.text().split(", n =")[0] in words
+
+
 def test_search_index_knows_the_words_of_the_book():
     index = (SITE / "searchindex.js").read_text(encoding="utf-8")
     assert all(word in index for word in ("amplifi", "softmax", "lambda"))
@@ -188,6 +203,13 @@ function scrolls(e) {
 """
 
 
+CUT_OFF = """
+[...document.querySelectorAll('.bd-article div.math')].filter(box =>
+  box.querySelector('mjx-math').getBoundingClientRect().left < box.getBoundingClientRect().left - 1
+).map(box => box.textContent.slice(0, 60))
+"""
+
+
 @needs_browser
 @pytest.mark.parametrize("name", PAGES)
 def test_page_in_a_browser(tab, address, name):
@@ -199,6 +221,7 @@ def test_page_in_a_browser(tab, address, name):
         theme = tab.evaluate("document.documentElement.dataset.theme")
         assert theme == ("dark" if dark else "light")
     assert tab.evaluate(OVERFLOW) == [browser.PHONE], "the page scrolls sideways on a phone"
+    assert tab.evaluate(CUT_OFF) == [], "a formula begins outside of its box"
 
 
 @needs_browser
