@@ -1,6 +1,8 @@
 """Small Sphinx extension for the book's site.
 
 * Alt text: a picture that a cell published with `diffbook.show.figure` keeps its alt text.
+* Formulas: set as Jupyter and Colab set them. Sphinx would put every formula of several lines into
+  a `split`, in which `\\tag` (the paper's equation numbers) is an error.
 * Chapter buttons: under a chapter's title, "Run on Colab" and "Download", where readers look.
 * No foreign scripts: sphinx-thebe, which Jupyter Book always loads, adds a script that only works
   with an outside service (and adds it twice, which is an error in the console). It is dropped.
@@ -13,6 +15,7 @@ from typing import Any, ClassVar
 from docutils import nodes
 from myst_nb.core.render import MimeData, NbElementRenderer, load_mime_renders
 from sphinx.application import Sphinx
+from sphinx.transforms import SphinxTransform
 
 
 class PictureWithAltText:
@@ -38,6 +41,18 @@ class PictureWithAltText:
             picture["classes"] = [*picture.get("classes", []), "figure-output"]
             picture.attributes.pop("height", None)
         return rendered
+
+
+class FormulasAsInJupyter(SphinxTransform):
+    """Hand every displayed formula to MathJax as it stands."""
+
+    default_priority = 900
+
+    def apply(self, **kwargs: Any) -> None:
+        for block in self.document.findall(nodes.math_block):
+            if not block.get("nowrap") and not block.get("number"):
+                block["nowrap"] = True
+                block.children = [nodes.Text(f"\\[{block.astext().strip()}\\]")]
 
 
 def drop_thebe(
@@ -80,6 +95,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     plugins = load_mime_renders()  # myst-nb keeps this list for the whole build
     if PictureWithAltText not in plugins:
         plugins.append(PictureWithAltText)
+    app.add_transform(FormulasAsInJupyter)
     # Late, after sphinx-thebe and the theme have added their scripts.
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("html-page-context", add_chapter_buttons)

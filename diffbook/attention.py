@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffbook.blockwise import blockwise_diff_attention
 from diffbook.rope import Rotary
 
 
@@ -128,12 +129,27 @@ def diff_attention(
     Raises:
         ValueError: when the shapes do not fit.
 
-    Both maps run as the heads of one call, and the subtraction is made on their outputs:
-    (A1 - λ A2) v = A1 v - λ A2 v. Chapters 3 and 6.
+    On a CPU, a whole sequence of 128 positions or more goes through
+    :func:`diffbook.blockwise.blockwise_diff_attention` (once differentiable, float32 or float64);
+    all else, and what ``torch.compile`` traces, through :func:`padded_diff_attention`. Chapter 6
+    measures both.
     """
     _check_pair(q1, k1, q2, k2, lam)
     _check_queries(q1, k1, causal)
     _check_values(k1, v)
+    path = blockwise_diff_attention if _blockwise_pays(q1, k1, v) else padded_diff_attention
+    return path(q1, k1, q2, k2, v, lam, causal=causal)
+
+
+def padded_diff_attention(
+    q1: Tensor, k1: Tensor, q2: Tensor, k2: Tensor, v: Tensor, lam: float | Tensor,
+    *, causal: bool = True,
+) -> Tensor:
+    """:func:`diff_attention` by one call of torch's fused attention, on any device.
+
+    Both maps run as the heads of one call, and the subtraction is made on their outputs:
+    (A1 - λ A2) v = A1 v - λ A2 v. Chapters 3 and 6.
+    """
     both = softmax_attention(
         torch.cat((q1, q2), dim=1), torch.cat((k1, k2), dim=1), torch.cat((v, v), dim=1),
         causal=causal,
@@ -142,6 +158,18 @@ def diff_attention(
     # Two nearly equal numbers are subtracted: in half precision that loses what is looked for.
     work = torch.promote_types(o1.dtype, torch.float32)
     return (o1.to(work) - lam * o2.to(work)).to(o1.dtype)
+
+
+def _blockwise_pays(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    return (
+        q.device.type == "cpu"
+        and q.dtype == k.dtype == v.dtype
+        and q.dtype in (torch.float32, torch.float64)
+        and q.shape[-2] == k.shape[-2]  # no KV cache
+        and q.shape[-2] >= 128  # below, starting so many small operations costs what they save
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
 
 
 def _causal_mask(q: Tensor, k: Tensor) -> Tensor:

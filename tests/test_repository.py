@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -95,7 +96,7 @@ def test_what_the_package_declares_is_what_it_imports():
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 imported.add(node.module.split(".")[0])
     foreign = {n.replace("_", "-").lower() for n in imported - set(sys.stdlib_module_names)}
-    foreign -= {"diffbook", "ipython"}  # IPython comes with ipywidgets
+    foreign -= {"diffbook", "ipython", "cycler"}  # come with ipywidgets and matplotlib
     assert foreign - declared - optional == set(), "imported but not declared"
     assert declared - foreign - {"huggingface-hub"} == set(), "declared but not imported"
     assert declared <= set(requirements("requirements.txt"))
@@ -173,6 +174,31 @@ def test_wheel_holds_texts_records_and_checkpoints(wheel):
         assert any(re.fullmatch(pattern, name) for name in inside), pattern
 
 
+def test_installed_wheel_finds_its_own_files(wheel, tmp_path):
+    """As on Colab: outside of the repository, from the unpacked wheel alone."""
+    wheel.extractall(tmp_path / "site")
+    script = """
+import diffbook, pathlib, sys
+from diffbook import records
+from diffbook.tasks.text import TextTask
+assert pathlib.Path(diffbook.__file__).is_relative_to(sys.argv[1]), diffbook.__file__
+shipped = 0
+for name in records.available():
+    for run in records.load(name).runs:
+        if run.checkpoint:
+            records.model(f"{name}/{run.variant}-{run.seed}")
+            shipped += 1
+assert shipped >= 2 and TextTask(seq_len=32) is not None
+print("fine")
+"""
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "site")],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == "fine\n", done.stderr
+
+
 def test_wheel_brings_nothing_else(wheel):
     tops = {name.split("/")[0] for name in wheel.namelist()}
     assert tops == {"diffbook", f"diffbook-{diffbook.__version__}.dist-info"}
@@ -190,6 +216,12 @@ def test_relative_links_of_the_front_matter(name):
     links = re.findall(r"\]\((?!\w+:|#)([^)#\s]+)", text)
     links += re.findall(r"(?<![\w/.])((?:_extra|diffbook|scripts|tests|book)/[\w/.]*\w)", text)
     assert [link for link in links if "NN_name" not in link and not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "book/how_to_use.md"])
+def test_every_chapter_is_named_where_readers_choose(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert [p.name for p in notebooks.chapters() if f"{p.name})" not in text] == []
 
 
 def test_every_make_target_is_explained():
@@ -223,4 +255,3 @@ def test_source_parses_on_the_oldest_python():
     for path in own_files(".py"):
         ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 11))
     assert PROJECT["project"]["requires-python"] == ">=3.11"
-    assert len(notebooks.chapters()) >= 5

@@ -1,0 +1,120 @@
+"""Tables that are written from the repository's own files when the site is built.
+
+    <!-- chapters -->   in index.md: title, first aim and reading time of every chapter in _toc.yml
+    <!-- records -->    in book/runs.md: every measure of every shipped record
+    <!-- corpus -->     in book/runs.md: the texts, their size and rights
+
+So a page cannot say anything else than the files do.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from sphinx.application import Sphinx
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "diffbook"
+RECORDS = PACKAGE / "records"
+CORPUS = PACKAGE / "data" / "corpus" / "manifest.json"
+
+
+def record_section(record: Any) -> str:
+    """One record as Markdown: where it comes from, then each measure by variant (mean ± standard
+    deviation over seeds) and the paired difference."""
+    from diffbook.show.style import LABELS
+
+    seeds = {variant: len(record.of(variant)) for variant in record.variants}
+    lines = [f"### {record.name}", "", f"{record.title}. *{record.provenance}.*", ""]
+    heads = [f"{LABELS.get(variant, variant)} (n = {n})" for variant, n in seeds.items()]
+    compared = {"softmax", "diff"} <= set(seeds) and min(seeds["softmax"], seeds["diff"]) > 1
+    rows = [["measure", *heads, *(["DIFF − Transformer [95 %]"] if compared else [])]]
+    for measure in record.runs[0].measures:
+        row = [measure]
+        for variant in record.variants:
+            values = [float(value) for value in record.values(variant, measure)]
+            spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+            row.append(f"{statistics.mean(values):.3f}{spread}")
+        if compared:
+            row.append(record.paired(measure).text().split(", n =")[0])
+        rows.append(row)
+    return "\n".join([*lines, *table(rows), ""])
+
+
+def corpus_table(manifest: dict[str, Any]) -> str:
+    """The texts: title, size, rights."""
+    rows = [["text", "size", "rights"]]
+    for part in manifest["parts"].values():
+        rows.append([part["title"], f"{part['bytes'] / 1e6:.1f} MB", part["rights"]])
+    return "\n".join(table(rows, right=(1,)))
+
+
+def contents_table(root: Path) -> str:
+    """The chapters by part: title with link, the first thing one can do after it, minutes.
+
+    A chapter's first cell holds all three; one that does not say its time is an error.
+    """
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    rows = [["Part", "Chapter", "After it you can, for example,", "Minutes to read"]]
+    for part in toc["parts"]:
+        caption = part["caption"].split()[0]
+        for name in (chapter["file"] for chapter in part["chapters"]):
+            path = root / f"{name}.ipynb"
+            if not path.exists():
+                continue
+            first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+            title = re.search(r"^# (.+)$", first, re.M)
+            aim = re.search(r"^[-*] (.+?)[;.,]?$(?=\n(?:[-*] |\n)|\Z)", first, re.M | re.S)
+            minutes = re.search(r"\b(\d+) minutes to read", first)
+            if not (title and aim and minutes):
+                raise ValueError(
+                    f"{path.name}: the first cell must hold the title, a list of aims and "
+                    '"N minutes to read" for the table of contents on the first page'
+                )
+            text = " ".join(aim[1].split()).replace("|", "\\|")
+            rows.append([f"**{caption}**", f"[{title[1]}]({name}.ipynb)", text, minutes[1]])
+            caption = ""
+    rows = [[cell.replace("****", "") for cell in row] for row in rows]
+    return "\n".join(table(rows, right=(3,)))
+
+
+def table(rows: list[list[str]], right: Iterable[int] | None = None) -> list[str]:
+    """Markdown lines; the first row is the head. All columns but the first are numbers, or those
+    named by ``right``."""
+    numbers = set(range(1, len(rows[0])) if right is None else right)
+    marks = ["---:" if column in numbers else "---" for column in range(len(rows[0]))]
+    return ["| " + " | ".join(row) + " |" for row in (rows[0], marks, *rows[1:])]
+
+
+def fill(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Replace the marks of the two pages that have them."""
+
+    def put(mark: str, text: str) -> None:
+        if mark not in source[0]:
+            raise ValueError(f"{docname}: the mark {mark} is gone; the table has no place")
+        source[0] = source[0].replace(mark, text)
+
+    if docname == "index":
+        for path in (ROOT / "_toc.yml", *ROOT.glob("book/*.ipynb")):
+            app.env.note_dependency(str(path))
+        put("<!-- chapters -->", contents_table(ROOT))
+    if docname == "book/runs":
+        from diffbook import records
+
+        for path in (*RECORDS.glob("*.json"), CORPUS):
+            app.env.note_dependency(str(path))
+        sections = [record_section(records.load(name)) for name in records.available()]
+        put("<!-- records -->", "\n".join(sections) or "None is shipped yet.")
+        put("<!-- corpus -->", corpus_table(json.loads(CORPUS.read_text(encoding="utf-8"))))
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register with Sphinx."""
+    app.connect("source-read", fill)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

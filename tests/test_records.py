@@ -1,0 +1,450 @@
+"""diffbook.records and diffbook.experiments: evidence that cannot be bent without notice."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diffbook import records
+from diffbook.experiments import EXPERIMENTS, Experiment, Preset, experiment
+from diffbook.experiments.experiment import (
+    VARIANTS,
+    combine,
+    parse_seeds,
+    publish,
+    run_one,
+)
+from diffbook.model import CheckpointError, LanguageModel, ModelConfig, count_parameters
+from diffbook.records import Paired, Record, RecordError, Run, paired_interval, record
+from diffbook.records.compare import CONTRADICTED, NO_DIFFERENCE, REPRODUCED, STUDENT
+from diffbook.tasks.needle import NeedleTask
+from diffbook.tasks.text import TextTask
+from diffbook.train import TrainConfig, train
+
+# --- Intervals and verdicts -----------------------------------------------------------------
+
+
+def test_few_seeds_take_students_t():
+    low, high = paired_interval([1.0, 2.0, 3.0, 4.0])
+    half = 3.182 * math.sqrt(5 / 3) / 2  # t(3) * sd / sqrt(n), by hand
+    assert (low, high) == pytest.approx((2.5 - half, 2.5 + half))
+    assert paired_interval([0.1, 0.3]) == pytest.approx((0.2 - 12.706 * 0.1, 0.2 + 12.706 * 0.1))
+    assert paired_interval([-1.0, 0.0, 1.0]) == pytest.approx(
+        (-4.303 / math.sqrt(3), 4.303 / math.sqrt(3)))
+    assert paired_interval([0.5] * 5) == (0.5, 0.5)
+
+
+def test_students_points_leave_five_percent_outside():
+    """Integrate Student's density instead of trusting the table."""
+    for n, point in STUDENT.items():
+        df = n - 1
+        t = np.linspace(-point, point, 200_001)
+        constant = math.gamma((df + 1) / 2) / (math.sqrt(df * math.pi) * math.gamma(df / 2))
+        inside = np.trapezoid(constant * (1 + t**2 / df) ** (-(df + 1) / 2), t)
+        assert inside == pytest.approx(0.95, abs=2e-4)
+
+
+@pytest.mark.parametrize("n, low, high", [
+    *((n, 0.93, 0.97) for n in sorted(STUDENT)), (12, 0.87, 0.96),
+])
+def test_how_often_the_interval_covers_the_truth(n, low, high):
+    """Normal differences around 0.3: 95 % with Student's t; the bootstrap is a little short."""
+    rng = np.random.default_rng(n)
+    trials = 2000 if n in STUDENT else 250
+    hits = 0
+    for _ in range(trials):
+        a, b = paired_interval(rng.normal(0.3, 1.0, n))
+        hits += a <= 0.3 <= b
+    assert low <= hits / trials <= high
+
+
+def test_why_three_seeds_are_not_bootstrapped():
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(400):
+        values = rng.normal(0.0, 1.0, 3)
+        means = values[rng.integers(0, 3, (500, 3))].mean(axis=1)
+        a, b = np.percentile(means, (2.5, 97.5))
+        hits += a <= 0 <= b
+    assert hits / 400 < 0.82  # the docstring's "three cases out of four"
+
+
+def test_bootstrap_properties():
+    values = np.random.default_rng(1).normal(size=16)
+    low, high = paired_interval(values)
+    assert low < values.mean() < high
+    assert (low, high) == paired_interval(values)  # the same every time
+    assert paired_interval(values, seed=1) != (low, high)
+    assert paired_interval(values, seed=1) == pytest.approx((low, high), abs=0.03)
+    assert paired_interval(3 * values + 7) == pytest.approx((3 * low + 7, 3 * high + 7))
+    standard_error = values.std() / 4
+    assert high - low == pytest.approx(2 * 1.96 * standard_error, rel=0.1)
+
+
+@pytest.mark.parametrize("values, message", [
+    ([], "at least two paired seeds, got []"),
+    ([0.3], "at least two paired seeds"),
+    ([0.1, math.nan, 0.2], "a difference is not a number"),
+])
+def test_interval_errors(values, message):
+    with pytest.raises(ValueError) as error:
+        paired_interval(values)
+    assert message in str(error.value)
+
+
+def test_verdicts():
+    def judge(low: float, high: float, claim: str) -> str:
+        return Paired("loss", "diff", "softmax", (low, high), low, high).verdict(claim)
+
+    assert judge(-0.3, -0.1, "lower") == REPRODUCED
+    assert judge(0.1, 0.3, "lower") == CONTRADICTED
+    assert judge(0.1, 0.3, "higher") == REPRODUCED
+    assert judge(-0.3, -0.1, "higher") == CONTRADICTED
+    for low, high in ((-0.9, 0.001), (0.0, 0.4), (-0.4, 0.0), (0.0, 0.0)):
+        for claim in ("lower", "higher"):
+            assert judge(low, high, claim) == NO_DIFFERENCE
+    with pytest.raises(ValueError, match="claim='better': say"):
+        judge(0.1, 0.3, "better")
+    assert {REPRODUCED, CONTRADICTED, NO_DIFFERENCE} < set(records.VERDICTS)
+
+
+def test_paired_text():
+    paired = Paired("loss", "diff", "softmax", (-0.03, 0.02), -0.0431, 0.0333)
+    assert paired.text() == "-0.005 [-0.043, +0.033], n = 2"
+    assert paired.text(1) == "-0.0 [-0.0, +0.0], n = 2"
+
+
+# --- A record -------------------------------------------------------------------------------
+
+
+def make_run(variant: str, seed: int, loss: float, **more) -> Run:
+    return Run(
+        variant=variant, seed=seed, model={"d_model": 8}, train={"steps": 2}, parameters=10,
+        curve={"step": [1, 2], "loss": [3.0, loss]}, validation={"step": [2], "score": [seed / 7]},
+        measures={"loss": loss}, lambdas=[0.2], seconds=90.0, tokens=5, device="cpu, 1 thread",
+        **more,
+    )
+
+
+def make_record(*runs: Run) -> Record:
+    return Record(
+        name="try-cpu", title="A try", task="Task()", versions={"torch": "2"}, commit="abc",
+        date="2026-01-02", command="python -m diffbook record try", runs=runs,
+    )
+
+
+RECORD = make_record(
+    make_run("softmax", 1, 1.5), make_run("softmax", 0, 1.0), make_run("softmax", 2, 9.0),
+    make_run("diff", 0, 0.8), make_run("diff", 1, 1.2), make_run("diff", 3, 0.0),
+)
+
+
+def test_choosing_runs():
+    assert RECORD.variants == ["softmax", "diff"]
+    assert [run.seed for run in RECORD.of("softmax")] == [0, 1, 2]
+    np.testing.assert_array_equal(RECORD.values("softmax", "loss"), [1.0, 1.5, 9.0])
+    steps, curves = RECORD.series("diff", "loss")
+    np.testing.assert_array_equal(steps, [1, 2])
+    np.testing.assert_array_equal(curves, [[3.0, 0.8], [3.0, 1.2], [3.0, 0.0]])
+    steps, scores = RECORD.series("diff", "score")
+    np.testing.assert_array_equal(steps, [2])
+    np.testing.assert_allclose(scores, [[0], [1 / 7], [3 / 7]])
+    with pytest.raises(KeyError, match="no variant 'linear': it has"):
+        RECORD.of("linear")
+    with pytest.raises(KeyError, match="no 'accuracy' for diff: it has loss"):
+        RECORD.values("diff", "accuracy")
+
+
+def test_pairs_are_seeds_that_both_have():
+    paired = RECORD.paired("loss")
+    assert paired.differences == pytest.approx((-0.2, -0.3))  # seeds 0 and 1; not 2, not 3
+    assert (paired.low, paired.high) == pytest.approx(paired_interval([-0.2, -0.3]))
+    assert (paired.mean, paired.n) == (pytest.approx(-0.25), 2)
+    backwards = RECORD.paired("loss", a="softmax", b="diff")
+    assert backwards.differences == pytest.approx((0.2, 0.3))
+    assert isinstance(paired.differences[0], float)
+    with pytest.raises(KeyError, match="no 'accuracy' for diff"):
+        RECORD.paired("accuracy")
+    with pytest.raises(ValueError, match="at least two paired seeds"):
+        make_record(make_run("diff", 0, 1.0), make_run("softmax", 0, 1.0)).paired("loss")
+
+
+def test_provenance_line():
+    assert RECORD.provenance == (
+        "recorded: try-cpu, cpu, 1 thread, 3 seeds, 9 minutes in all, 2026-01-02, commit abc")
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch) -> Path:
+    """An empty folder of records instead of the package's."""
+    monkeypatch.setattr(record, "FOLDER", tmp_path / "shelf")
+    monkeypatch.setattr(experiment, "FOLDER", tmp_path / "shelf")
+    (tmp_path / "shelf").mkdir()
+    records.load.cache_clear()
+    yield tmp_path / "shelf"
+    records.load.cache_clear()
+
+
+def test_round_trip(shelf):
+    (shelf / "try-cpu.json").write_text(RECORD.to_json())
+    again = records.load("try-cpu")
+    assert again == RECORD
+    assert records.load("try-cpu") is again
+    assert records.available() == ["try-cpu"]
+    with pytest.raises(RecordError, match="no record 'other-cpu': there are try-cpu"):
+        records.load("other-cpu")
+
+
+def test_damaged_and_edited_records_are_errors(shelf):
+    path, whole = shelf / "try-cpu.json", RECORD.to_json()
+    body = json.loads(whole)
+
+    def refused(content: str, message: str) -> None:
+        path.write_text(content)
+        with pytest.raises(RecordError, match=message) as error:
+            records.read(path)
+        assert "try-cpu" in str(error.value)
+        assert "python -m diffbook record" in str(error.value)
+
+    for length in (0, 1, len(whole) // 2, len(whole) - 3):
+        refused(whole[:length], "cut off or not JSON")
+    # One digit of one result, in an otherwise perfect file.
+    assert whole.count("0.8") > 0
+    refused(whole.replace("0.8", "0.7"), "changed after it was written")
+    refused(whole.replace(body["sha256"], "0" * 64), "changed after it was written")
+    refused(json.dumps({k: v for k, v in body.items() if k != "sha256"}), "changed after")
+    refused(json.dumps({**body, "extra": 1}), "changed after it was written")
+    refused(json.dumps({**body, "schema": 0}), "has schema 0, this version reads 1")
+    refused(json.dumps({k: v for k, v in body.items() if k != "schema"}), "has schema None")
+    refused("[1, 2]", "has schema None")
+
+    def signed(change) -> str:  # a checksum that fits, as another version might write
+        changed = json.loads(whole)
+        del changed["sha256"]
+        change(changed)
+        return json.dumps({**changed, "sha256": record._digest(changed)})
+
+    refused(signed(lambda b: b.pop("runs")), "lacks a field or has one too many")
+    refused(signed(lambda b: b.pop("date")), "lacks a field or has one too many")
+    refused(signed(lambda b: b.update(more=1)), "lacks a field or has one too many")
+    refused(signed(lambda b: b["runs"][0].pop("seed")), "lacks a field or has one too many")
+    path.write_text(make_record(make_run("diff", 4, math.nan)).to_json())
+    with pytest.raises(RecordError, match="diff-4 has a measure that is no number"):
+        records.read(path)
+    path.write_text(signed(lambda b: None))
+    assert records.read(path) == RECORD
+
+
+# --- Making one -----------------------------------------------------------------------------
+
+TASK = NeedleTask(seq_len=16, n_needles=2, n_cities=4, n_numbers=4, n_words=4)
+
+
+def measure(model: LanguageModel, task: NeedleTask) -> dict[str, float]:
+    return {"accuracy": task.evaluate(model, n=64)["accuracy"]}
+
+
+TINY = Experiment(
+    name="tiny", title="A tiny one", variants=("softmax", "diff"),
+    presets={"cpu": Preset(
+        ModelConfig(TASK.vocab_size, d_model=16, n_layers=1, n_heads=2, d_ff=32),
+        TrainConfig(steps=4, batch_size=4, log_every=1, checkpoint_every=2, device="cpu"),
+        TASK, "nothing",
+    )},
+    measure=measure, samples=lambda model: {"?": str(model.config.seed)}, ship=(1,),
+)
+
+
+@pytest.mark.parametrize("text, seeds", [
+    ("0-2", [0, 1, 2]), ("3", [3]), ("0,3,5", [0, 3, 5]), ("0-1,4-5", [0, 1, 4, 5]),
+    ("10-12", [10, 11, 12]), ("2-2", [2]),
+])
+def test_parse_seeds(text, seeds):
+    assert parse_seeds(text) == seeds
+    assert parse_seeds(experiment._span(seeds)) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "1-b", "1,,2", "1.5", "0 - 2"])
+def test_bad_seeds(text):
+    if text == "1-":
+        assert parse_seeds(text) == [1]
+        return
+    with pytest.raises(ValueError, match="write them as 0-2 or 0,3,5"):
+        parse_seeds(text)
+    with pytest.raises(ValueError, match="'3-1' counts down; write 1-3"):
+        parse_seeds("3-1")
+
+
+def test_a_run_is_made_once_and_appears_whole(tmp_path):
+    path = run_one(TINY, "cpu", "diff", 1, tmp_path)
+    assert path == tmp_path / "tiny-cpu" / "diff-1" / "run.json"
+    run = Run(**json.loads(path.read_text()))
+    assert (run.variant, run.seed) == ("diff", 1)
+    assert (run.model["attention"], run.model["seed"], run.train["seed"]) == ("diff", 1, 1)
+    model = LanguageModel(replace(TINY.presets["cpu"].model, attention="diff", seed=1))
+    result = train(model, TASK, replace(TINY.presets["cpu"].train, seed=1))
+    assert run.curve == result.curve
+    assert run.lambdas == model.lambdas()
+    assert run.measures == measure(model, TASK)
+    assert run.parameters == count_parameters(model)["total"]
+    assert run.samples == {"?": "1"}
+    assert run.checkpoint is None
+    stamp = path.stat().st_mtime_ns
+    broken = replace(TINY, measure=lambda model, task: 1 / 0)
+    assert run_one(broken, "cpu", "diff", 1, tmp_path) == path  # done is done
+    assert path.stat().st_mtime_ns == stamp
+
+
+def test_a_stopped_run_leaves_no_result_and_is_not_trained_again(tmp_path, monkeypatch):
+    def stopped(model, task):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_one(replace(TINY, measure=stopped), "cpu", "softmax", 0, tmp_path)
+    folder = tmp_path / "tiny-cpu" / "softmax-0"
+    assert not (folder / "run.json").exists()
+    monkeypatch.setattr(
+        NeedleTask, "training_batch", lambda *a, **k: pytest.fail("trained once more"))
+    run = Run(**json.loads(run_one(TINY, "cpu", "softmax", 0, tmp_path).read_text()))
+    assert run.curve["step"] == [1, 2, 3, 4]
+    assert not list(folder.glob("*.new"))
+
+
+def test_combine_publish_and_ship(tmp_path, shelf):
+    with pytest.raises(ValueError, match="no finished run of tiny-cpu"):
+        combine(TINY, "cpu", tmp_path)
+    for seed in (1, 0):
+        for variant in ("diff", "softmax"):
+            run_one(TINY, "cpu", variant, seed, tmp_path)
+    made = combine(TINY, "cpu", tmp_path)
+    assert [(run.variant, run.seed) for run in made.runs] == [
+        ("softmax", 0), ("softmax", 1), ("diff", 0), ("diff", 1)]
+    assert made.name == "tiny-cpu"
+    assert made.task == repr(TASK)
+    assert made.command == "python -m diffbook record tiny --preset cpu --seeds 0-1"
+    assert made.versions["torch"] == torch.__version__
+
+    path = publish(TINY, "cpu", tmp_path)
+    assert path == shelf / "tiny-cpu.json"
+    published = records.load("tiny-cpu")
+    assert [run.checkpoint is not None for run in published.runs] == [False, True, False, True]
+    stripped = [replace(run, checkpoint=None) for run in published.runs]
+    assert [asdict(run) for run in stripped] == [asdict(run) for run in made.runs]
+    assert published.paired("accuracy").n == 2
+
+    # The shipped weights: matrices in bf16, what is small and matters in float32.
+    shipped = records.model("tiny-cpu/diff-1")
+    assert not shipped.training
+    trained = LanguageModel.from_pretrained(tmp_path / "tiny-cpu" / "diff-1" / "model")
+    for name, weight in trained.state_dict().items():
+        expected = weight.bfloat16().float() if weight.ndim == 2 else weight
+        assert torch.equal(shipped.state_dict()[name], expected), name
+    assert shipped.lambdas() == published.of("diff")[1].lambdas
+
+    for name in ("tiny-cpu/diff-0", "tiny-cpu/nothing", "tiny-cpu"):
+        with pytest.raises(CheckpointError, match=r"there are tiny-cpu/softmax-1, tiny-cpu/diff-1"):
+            records.model(name)
+    with pytest.raises(RecordError, match="no record 'nothing'"):
+        records.model("nothing/diff-1")
+    weights = shelf / "checkpoints" / "tiny-cpu" / "diff-1" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # one bit
+    with pytest.raises(CheckpointError, match=r"diff-1.model.safetensors is damaged \(sha256"):
+        records.model("tiny-cpu/diff-1")
+    weights.unlink()
+    with pytest.raises(CheckpointError, match=r"model.safetensors is missing"):
+        records.model("tiny-cpu/diff-1")
+
+
+def test_variants_differ_from_the_baseline_in_what_they_say():
+    base = TINY.presets["cpu"].model
+    configs = {name: replace(base, **change) for name, change in VARIANTS.items()}
+    assert configs["softmax"] == base
+    models = {name: LanguageModel(config) for name, config in configs.items()}
+    layers = {name: model.blocks[0].attention for name, model in models.items()}
+    assert layers["softmax"].head_norm is None
+    assert layers["softmax_norm"].head_norm is not None
+    assert layers["diff"].lambda_q1.requires_grad
+    assert not layers["diff_frozen"].lambda_q1.requires_grad
+    for entry in EXPERIMENTS.values():
+        assert set(entry.variants) <= set(VARIANTS)
+        assert entry.variants[0] == "softmax"
+        for preset in entry.presets.values():
+            assert preset.model.vocab_size == preset.task.vocab_size
+            assert preset.model.max_seq_len >= preset.task.seq_len
+
+
+# --- What the package ships -----------------------------------------------------------------
+
+SHIPPED = records.available()
+
+
+def preset_of(name: str) -> Preset:
+    entry, _, preset = name.rpartition("-")
+    return EXPERIMENTS[entry].presets[preset]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_records_are_whole(name):
+    found = records.load(name)
+    assert found.name == name
+    preset = preset_of(name)
+    assert found.task == repr(preset.task)
+    for run in found.runs:
+        config = {**asdict(preset.model), **VARIANTS[run.variant], "seed": run.seed}
+        assert run.model == config
+        settings = asdict(replace(preset.train, seed=run.seed))
+        assert run.train == json.loads(json.dumps(settings))
+        assert run.curve["step"][-1] == preset.train.steps
+        assert len({len(values) for values in run.curve.values()}) == 1
+        assert len({len(values) for values in run.validation.values()}) == 1
+        assert np.isfinite(run.curve["loss"]).all()
+        assert len(run.lambdas) == (preset.model.n_layers if "diff" in run.variant else 0)
+        assert run.measures.keys() == found.runs[0].measures.keys()
+    # A pair: same seeds, same data, and 6d more parameters a layer.
+    seeds = {variant: [run.seed for run in found.of(variant)] for variant in found.variants}
+    assert all(len(set(chosen)) == len(chosen) for chosen in seeds.values())
+    if {"softmax", "diff"} <= set(found.variants):
+        d = preset.model.d_model // preset.model.n_heads
+        more = found.of("diff")[0].parameters - found.of("softmax")[0].parameters
+        assert more == 6 * d * preset.model.n_layers
+        tokens = {run.tokens for run in found.runs}
+        assert len(tokens) == 1
+        assert found.paired(next(iter(found.runs[0].measures))).n >= 2
+
+
+CHECKPOINTS = [
+    (name, f"{run.variant}-{run.seed}")
+    for name in SHIPPED for run in records.load(name).runs if run.checkpoint
+]
+
+
+@pytest.mark.parametrize("name, run_name", CHECKPOINTS)
+def test_shipped_checkpoints_do_what_their_record_says(name, run_name):
+    """Measured again, the last validation of the run comes out, up to the rounding to bf16."""
+    model = records.model(f"{name}/{run_name}")
+    run = next(r for r in records.load(name).runs if f"{r.variant}-{r.seed}" == run_name)
+    assert asdict(model.config) == run.model
+    assert count_parameters(model)["total"] == run.parameters
+    assert model.lambdas() == pytest.approx(run.lambdas, abs=1e-6)
+    task = preset_of(name).task
+    if isinstance(task, TextTask):
+        task = replace(task, eval_batch=8)
+    with torch.no_grad():
+        again = task.evaluate(model)
+    for measure_name, value in again.items():
+        recorded = run.validation[measure_name][-1]
+        assert value == pytest.approx(recorded, rel=0.02, abs=0.01), measure_name
+
+
+def test_every_checkpoint_folder_belongs_to_a_record():
+    folder = record.FOLDER / "checkpoints"
+    there = {
+        (path.parent.parent.name, path.parent.name) for path in folder.glob("*/*/model.safetensors")
+    }
+    assert there == set(CHECKPOINTS)
