@@ -3,6 +3,7 @@
     <!-- chapters -->   in index.md: title, first aim and reading time of every chapter in _toc.yml
     <!-- records -->    in book/runs.md: every measure of every shipped record
     <!-- corpus -->     in book/runs.md: the texts, their size and rights
+    <!-- modules -->    in book/api.md: every module of the package, in the order of the house
 
 So a page cannot say anything else than the files do.
 """
@@ -84,6 +85,48 @@ def contents_table(root: Path) -> str:
     return "\n".join(table(rows, right=(3,)))
 
 
+# The way through the house; a module that is not named here comes last.
+ORDER = "attention blockwise rope signals model tasks train measure records experiments show"
+PRIVATE = ("cli", "__main__")
+
+
+def api_sections(package: Path) -> str:
+    """A heading and an automodule for each module. A package that names its public things in
+    ``__all__`` stands for its files; of any other package each file is shown."""
+    order = ORDER.split()
+    entries = [path for path in package.iterdir() if not path.stem.startswith(("_", "."))]
+    modules = [p for p in entries if p.suffix == ".py" or (p / "__init__.py").exists()]
+    modules = [path for path in modules if path.stem not in PRIVATE]
+    modules.sort(key=lambda p: (order.index(p.stem) if p.stem in order else len(order), p.stem))
+    lines = []
+    for path in modules:
+        name = f"diffbook.{path.stem}"
+        lines += [f"## {name}", ""]
+        whole = path.suffix == ".py" or "__all__" in (path / "__init__.py").read_text("utf-8")
+        parts = (
+            [name] if whole else [f"{name}.{file.stem}" for file in sorted(path.glob("[!_]*.py"))]
+        )
+        for part in parts:
+            lines += [] if whole else [f"### {part}", ""]
+            lines += ["```{eval-rst}", f".. automodule:: {part}", "   :members:"]
+            lines += ["   :imported-members:"] if path.suffix != ".py" and whole else []
+            lines += ["```", ""]
+    return "\n".join(lines)
+
+
+def join_names(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Let one entry of a docstring's Args or Attributes speak of several names: ``a, b: text``.
+
+    Sphinx takes what stands before the last space for a type, so the names are joined by commas
+    alone.
+    """
+    for number, line in enumerate(lines):
+        several = re.match(r"(\s+)(\w+(?:, \w+)+): ", line)
+        if several:
+            joined = several[2].replace(", ", ",")
+            lines[number] = f"{several[1]}{joined}: {line[several.end() :]}"
+
+
 def table(rows: list[list[str]], right: Iterable[int] | None = None) -> list[str]:
     """Markdown lines; the first row is the head. All columns but the first are numbers, or those
     named by ``right``."""
@@ -93,7 +136,7 @@ def table(rows: list[list[str]], right: Iterable[int] | None = None) -> list[str
 
 
 def fill(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Replace the marks of the two pages that have them."""
+    """Replace the marks of the pages that have them."""
 
     def put(mark: str, text: str) -> None:
         if mark not in source[0]:
@@ -104,6 +147,10 @@ def fill(app: Sphinx, docname: str, source: list[str]) -> None:
         for path in (ROOT / "_toc.yml", *ROOT.glob("book/*.ipynb")):
             app.env.note_dependency(str(path))
         put("<!-- chapters -->", contents_table(ROOT))
+    if docname == "book/api":
+        for path in PACKAGE.rglob("*.py"):
+            app.env.note_dependency(str(path))
+        put("<!-- modules -->", api_sections(PACKAGE))
     if docname == "book/runs":
         from diffbook import records
 
@@ -117,4 +164,5 @@ def fill(app: Sphinx, docname: str, source: list[str]) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
     app.connect("source-read", fill)
+    app.connect("autodoc-process-docstring", join_names, priority=100)  # before napoleon
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,4 +1,4 @@
-"""The command line: ``python -m diffbook train | record | needle | generate``."""
+"""The command line: ``python -m diffbook train | record | needle | generate | bench``."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ examples
   python -m diffbook generate runs/lm-diff/model --prompt "In the beginning"
   python -m diffbook needle runs/needle-diff/model
   python -m diffbook record --list
+  python -m diffbook bench --seq 256,1024 --threads 1
 """
 
 
@@ -90,6 +91,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--temperature", type=float, default=0.8, help="0 = the most probable")
     sub.add_argument("--top-k", type=int, help="sample from the k most probable only")
     sub.add_argument("--seed", type=int, default=0)
+
+    sub = command(
+        "bench", _bench, "time all ways to compute differential attention on this machine",
+        "The attention core alone, against that of a Transformer with the same parameters.")
+    sub.add_argument("--seq", default="256,1024,4096", help="tokens of a sequence")
+    sub.add_argument("--batch", type=int, default=1, help="sequences")
+    sub.add_argument("--heads", type=int, default=4, help="differential heads; the baseline has 2x")
+    sub.add_argument("--d", type=int, default=32, help="width of a map; values have 2x")
+    sub.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    sub.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    sub.add_argument("--threads", type=int, help="of the CPU; default: as torch has it")
+    sub.add_argument("--repeats", type=int, default=5, help="turns of each; the fastest counts")
     return parser
 
 
@@ -261,3 +274,23 @@ def _generate(options: Any) -> None:
         generator=generator,
     )
     print(tokenizer.decode(out[0]))
+
+
+def _bench(options: Any) -> None:
+    import torch
+
+    from diffbook.measure.speed import bench, table
+
+    try:
+        seqs = [int(seq) for seq in options.seq.split(",")]
+    except ValueError:
+        raise ValueError(f"seq {options.seq!r}: write it as 256,1024,4096") from None
+    rows = bench(
+        seqs, batch=options.batch, heads=options.heads, d=options.d, device=options.device,
+        dtype=getattr(torch, options.dtype), threads=options.threads, repeats=options.repeats,
+    )
+    where = torch.cuda.get_device_name() if options.device == "cuda" else (
+        f"CPU, {options.threads or torch.get_num_threads()} thread(s)")
+    print(f"torch {torch.__version__}, {where}, {options.dtype}; batch {options.batch}, "
+          f"{options.heads} differential heads, d {options.d}; fastest of {options.repeats}")
+    print(table(rows))

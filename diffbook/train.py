@@ -56,7 +56,7 @@ class TrainConfig:
         batch_size: sequences a step, over all processes and accumulation rounds.
         lr: peak learning rate: linear warm-up, then a cosine down to ``final_lr`` * lr.
         warmup: steps of the warm-up.
-        final_lr: share of ``lr`` at the last step.
+        final_lr: share of ``lr`` where the cosine ends, one step behind the last.
         weight_decay: of matrices; gains, λ vectors and embeddings get none.
         betas, clip: AdamW's averages; the gradient norm above which it is scaled down.
         accumulation: rounds a step is split into, for batches that do not fit.

@@ -6,7 +6,9 @@ Looks at `_build/html`; without it (say: make book) these tests are skipped, and
 
 from __future__ import annotations
 
+import ast
 import html
+import importlib
 import os
 import re
 from html.parser import HTMLParser
@@ -164,6 +166,30 @@ def test_runs_page_shows_every_record_as_it_stands_in_its_file(pages):
         if {"softmax", "diff"} <= set(record.variants):
             first = record.paired(next(iter(record.runs[0].measures)))
             assert first.text().split(", n =")[0] in words
+
+
+def test_api_page_has_every_documented_name(pages):
+    """Every public function and class of a module that has a docstring, found by reading the
+    source, stands on the page; so does what a package exports."""
+    anchors = pages["book/api.html"].anchors
+    missing = []
+    for path in sorted((ROOT / "diffbook").rglob("*.py")):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        exports = (path.parent / "__init__.py").read_text(encoding="utf-8")
+        if "cli" in module or path.name.startswith("_") or "__all__" in exports:
+            continue
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                if ast.get_docstring(node) and f"{module}.{node.name}" not in anchors:
+                    missing.append(f"{module}.{node.name}")
+    assert missing == []
+    for package in ("records", "experiments", "show"):
+        exported = importlib.import_module(f"diffbook.{package}")
+        for name in exported.__all__:
+            thing = getattr(exported, name)
+            if callable(thing) and thing.__doc__:
+                assert f"diffbook.{package}.{name}" in anchors
 
 
 def test_search_index_knows_the_words_of_the_book():

@@ -451,6 +451,7 @@ def test_a_device_that_is_not_there(monkeypatch):
     assert TrainConfig(steps=1, device="cuda").device == "cuda"
 
 
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
 def test_precisions_follow_each_other_in_one_process():
     """And leave nothing of accelerate's autocast on the model."""
     tokens = torch.arange(14)[None]
