@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from diffbook import blockwise
 from diffbook.attention import (
     KVCache,
     MultiheadAttention,
@@ -30,6 +31,7 @@ from diffbook.attention import (
     diff_attention_map,
     diff_attention_reference,
     lambda_init,
+    padded_diff_attention,
     softmax_attention,
     softmax_attention_map,
     softmax_attention_reference,
@@ -281,12 +283,72 @@ FLASH = "_scaled_dot_product_flash_attention_for_cpu"
 @pytest.mark.parametrize("d_v", [D, 2 * D, 11, 5], ids=lambda d_v: f"d_v={d_v}")
 def test_fast_path_never_builds_the_map(d_v, causal):
     seq = 1024
-    sizes = forward_and_backward(diff_attention, d_v, seq, causal=causal)
+    sizes = forward_and_backward(padded_diff_attention, d_v, seq, causal=causal)
     assert {FLASH, FLASH + "_backward"} <= sizes.operations
     assert not any("softmax" in name for name in sizes.operations)
     assert sizes.largest <= 4 * seq * max(d_v, D)  # the joined heads of both maps, nothing larger
     # The same ruler sees the map where it is built.
     assert forward_and_backward(diff_attention_reference, d_v, seq).largest >= 2 * seq**2
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_blockwise_keeps_a_few_rows_of_the_map(causal):
+    """128 rows of two maps and two gradients: linear in the length, for any number of heads."""
+    largest = [forward_and_backward(diff_attention, 2 * D, seq, causal=causal).largest
+               for seq in (1024, 2048)]
+    assert largest == [4 * 128 * 1024, 4 * 128 * 2048]
+    tensors = [draw(2, 16, 1024, width, dtype=torch.float32) for width in (D, D, D, D, 2 * D)]
+    with Sizes() as sizes:
+        diff_attention(*tensors, 0.5, causal=causal)
+    assert sizes.largest == max(2 * 128 * 1024, 2 * 2 * 16 * 1024 * D)
+    assert FLASH not in sizes.operations
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("d_v", [2 * D, 5])
+@pytest.mark.parametrize("seq, block", [(5, None), (64, 64), (70, 32), (130, None), (200, 1)])
+@pytest.mark.parametrize("lam", ["scalar", "one per head", "one per position", "number"])
+def test_blockwise_is_its_definition(lam, seq, block, d_v, causal, monkeypatch):
+    monkeypatch.setattr(blockwise, "CACHE_NUMBERS", 2 * 70 * 32)  # several groups of heads
+    tensors = [1.5 * draw(BATCH, HEADS, seq, w, seed=s) for s, w in enumerate((D, D, D, D, d_v))]
+    tensors.append({
+        "scalar": torch.tensor(0.37, dtype=torch.float64), "number": 0.37,
+        "one per head": draw(HEADS, 1, 1), "one per position": draw(BATCH, 1, seq, 1)}[lam])
+    cotangent = draw(BATCH, HEADS, seq, d_v, seed=7)
+    fast, slow = (
+        values_and_gradients(lambda *x, f=f, o=o: f(*x, causal=causal, **o), tensors, cotangent)
+        for f, o in ((blockwise.blockwise_diff_attention, {"block": block}),
+                     (diff_attention_reference, {}))
+    )
+    assert_close(fast, slow, rtol=1e-12, atol=1e-12)
+
+
+def test_blockwise_runs_where_it_pays_only(monkeypatch):
+    taken = []
+    monkeypatch.setattr("diffbook.attention.blockwise_diff_attention",
+                        lambda *x, **o: taken.append("blockwise"))
+    monkeypatch.setattr("diffbook.attention.padded_diff_attention",
+                        lambda *x, **o: taken.append("padded"))
+
+    def path(n=128, m=128, dtype=torch.float32):
+        q, k = torch.zeros(1, 1, n, 4, dtype=dtype), torch.zeros(1, 1, m, 4, dtype=dtype)
+        diff_attention(q, k, q, k, k, 0.5)
+        return taken.pop()
+
+    assert path() == path(dtype=torch.float64) == "blockwise"
+    assert path(127, 127) == path(127, 128) == path(dtype=torch.bfloat16) == "padded"
+    with torch.autocast("cpu"):
+        assert path() == "padded"
+
+
+def test_blockwise_says_that_it_has_one_derivative():
+    tensors = [draw(1, 1, 130, w).requires_grad_() for w in (D, D, D, D, 2 * D)]
+    gradient, = torch.autograd.grad(
+        diff_attention(*tensors, 0.5).square().sum(), tensors[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.sum().backward()
+    with error("block=0: give at least 1 query row"):
+        blockwise.blockwise_diff_attention(*tensors, 0.5, block=0)
 
 
 def test_wide_values_without_padding_would_build_the_map():
@@ -730,16 +792,18 @@ def test_headwise_norm_control_of_the_baseline():
     assert_close(rms, torch.ones_like(rms), rtol=1e-2, atol=0)
 
 
-@pytest.mark.parametrize("layer", [
-    MultiheadAttention(32, 4, n_kv_heads=2), MultiheadDiffAttention(32, 2, 1, n_kv_heads=1),
-], ids=["softmax", "diff"])
-def test_layers_never_build_the_map(layer):
-    x = draw(1, 1024, 32, dtype=torch.float32).requires_grad_()
+@pytest.mark.parametrize("layer, operation, bound", [
+    (MultiheadAttention(32, 4, n_kv_heads=2), FLASH, 1024 * 64),
+    # Four pieces of 128 rows, whatever the number of heads.
+    (MultiheadDiffAttention(32, 2, 1, n_kv_heads=1), "_softmax", 4 * 128 * 1024),
+    (MultiheadDiffAttention(32, 2, 1).bfloat16(), FLASH, 4 * 1024 * 64),
+], ids=["softmax", "diff", "diff in bfloat16"])
+def test_layers_never_build_the_map(layer, operation, bound):
+    x = draw(1, 1024, 32, dtype=layer.q_proj.weight.dtype).requires_grad_()
     with Sizes() as sizes:
         layer(x, rope=Rotary(8, 1024)).sum().backward()
-    assert {FLASH, FLASH + "_backward"} <= sizes.operations
-    assert sizes.largest <= 1024 * 64
-
+    assert operation in sizes.operations
+    assert sizes.largest <= bound
 
 # --- Rotary positions -----------------------------------------------------------------------------
 

@@ -452,3 +452,29 @@ def test_every_checkpoint_folder_belongs_to_a_record():
         (path.parent.parent.name, path.parent.name) for path in folder.glob("*/*/model.safetensors")
     }
     assert there == set(CHECKPOINTS)
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("variant", ["softmax", "diff"])
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name.endswith("-cpu")])
+def test_today_s_code_begins_the_recorded_run_again(name, variant):
+    """The first point of the curve, retrained: weights, data order and loop are still those of the
+    record, so that a record cannot outlive the code it speaks of."""
+    run = records.load(name).of(variant)[0]
+    preset = preset_of(name)
+    model = LanguageModel(replace(preset.model, seed=run.seed, **VARIANTS[variant]))
+    points = []
+
+    def stop(step: int, loss: float) -> None:
+        points.append((step, loss))
+        raise Stop
+
+    with pytest.raises(Stop):
+        train(model, preset.task, replace(preset.train, seed=run.seed), on_step=stop)
+    assert points[0][0] == run.curve["step"][0]
+    assert points[0][1] == pytest.approx(run.curve["loss"][0], rel=1e-4)
+    if variant == "diff":
+        assert model.lambdas() == pytest.approx(run.curve["lambda"][0], abs=1e-4)

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary, finalize
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.profiler import profile
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffbook.attention import diff_attention_reference, padded_diff_attention
@@ -142,19 +142,48 @@ KERNELS = {
     "_scaled_dot_product_efficient_attention": "mem-efficient",
     "_scaled_dot_product_cudnn_attention": "cuDNN",
     "_scaled_dot_product_fused_attention_overrideable": "fused",
-    "_scaled_dot_product_attention_math": "math",
     "_scaled_dot_product_attention_math_for_mps": "math",
 }
 
 
+class _Calls(TorchFunctionMode):
+    """Counts calls of ``scaled_dot_product_attention``, the function that Python sees."""
+
+    number = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.number += func is F.scaled_dot_product_attention
+        return func(*args, **(kwargs or {}))
+
+
+class _Kernels(TorchDispatchMode):
+    """Notes the operations that it becomes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if name := KERNELS.get(func.overloadpacket.__name__):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
 def sdpa_kernels(run: Callable[[], object]) -> str:
-    """Which kernels of ``scaled_dot_product_attention`` ran in ``run()``: "flash", "math", ...;
-    "none" when it was not called. ``scaled_dot_product_attention`` itself does not say."""
-    # The names of operations are enough, for any device; without Kineto nothing is printed.
-    with profile(use_kineto=False) as prof:
+    """Which kernels of ``scaled_dot_product_attention`` the forward pass ``run()`` takes: "flash",
+    "math", ...; "none" when it is not called. The function itself does not say.
+
+    A fused kernel is one operation with a name of its own. A call without such an operation was
+    written out as products and a softmax: the "math" path, which builds the map.
+    """
+    with _Calls() as calls, _Kernels() as kernels:
         run()
-    names = {event.name.removeprefix("aten::") for event in prof.function_events or []}
-    return ", ".join(sorted({KERNELS[name] for name in names & set(KERNELS)})) or "none"
+    names = set(kernels.found) | ({"math"} if calls.number > len(kernels.found) else set())
+    return ", ".join(sorted(names)) or "none"
 
 
 class _Alive(TorchDispatchMode):
