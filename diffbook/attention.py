@@ -129,15 +129,21 @@ def diff_attention(
     Raises:
         ValueError: when the shapes do not fit.
 
-    On a CPU, a whole sequence of 128 positions or more goes through
-    :func:`diffbook.blockwise.blockwise_diff_attention` (once differentiable, float32 or float64);
-    all else, and what ``torch.compile`` traces, through :func:`padded_diff_attention`. Chapter 6
-    measures both.
+    On a CPU in float32 or float64, a whole sequence of 128 positions or more goes through
+    :func:`diffbook.blockwise.blockwise_diff_attention` (once differentiable), and a single query
+    through the definition: its map is one row. All else, and what ``torch.compile`` traces, goes
+    through :func:`padded_diff_attention`. Chapter 6 measures them.
     """
     _check_pair(q1, k1, q2, k2, lam)
     _check_queries(q1, k1, causal)
     _check_values(k1, v)
-    path = blockwise_diff_attention if _blockwise_pays(q1, k1, v) else padded_diff_attention
+    path = padded_diff_attention
+    if _subtracts_first(q1, k1, v):
+        n, m = q1.shape[-2], k1.shape[-2]
+        if n == 1:  # each key and value is read once, nothing is copied
+            path = diff_attention_reference
+        elif n == m and n >= 128:  # below, so many small operations cost what they save
+            path = blockwise_diff_attention
     return path(q1, k1, q2, k2, v, lam, causal=causal)
 
 
@@ -160,13 +166,12 @@ def padded_diff_attention(
     return (o1.to(work) - lam * o2.to(work)).to(o1.dtype)
 
 
-def _blockwise_pays(q: Tensor, k: Tensor, v: Tensor) -> bool:
+def _subtracts_first(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether the forms that subtract before the product with v may be used."""
     return (
         q.device.type == "cpu"
         and q.dtype == k.dtype == v.dtype
-        and q.dtype in (torch.float32, torch.float64)
-        and q.shape[-2] == k.shape[-2]  # no KV cache
-        and q.shape[-2] >= 128  # below, starting so many small operations costs what they save
+        and q.dtype in (torch.float32, torch.float64)  # the difference is not rounded to bf16
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )

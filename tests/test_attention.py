@@ -323,12 +323,14 @@ def test_blockwise_is_its_definition(lam, seq, block, d_v, causal, monkeypatch):
     assert_close(fast, slow, rtol=1e-12, atol=1e-12)
 
 
-def test_blockwise_runs_where_it_pays_only(monkeypatch):
+def test_each_path_runs_where_it_pays(monkeypatch):
     taken = []
     monkeypatch.setattr("diffbook.attention.blockwise_diff_attention",
                         lambda *x, **o: taken.append("blockwise"))
     monkeypatch.setattr("diffbook.attention.padded_diff_attention",
                         lambda *x, **o: taken.append("padded"))
+    monkeypatch.setattr("diffbook.attention.diff_attention_reference",
+                        lambda *x, **o: taken.append("definition"))
 
     def path(n=128, m=128, dtype=torch.float32):
         q, k = torch.zeros(1, 1, n, 4, dtype=dtype), torch.zeros(1, 1, m, 4, dtype=dtype)
@@ -337,8 +339,10 @@ def test_blockwise_runs_where_it_pays_only(monkeypatch):
 
     assert path() == path(dtype=torch.float64) == "blockwise"
     assert path(127, 127) == path(127, 128) == path(dtype=torch.bfloat16) == "padded"
+    assert path(1, 500) == path(1, 1) == "definition"
+    assert path(1, 500, torch.bfloat16) == path(2, 500) == "padded"
     with torch.autocast("cpu"):
-        assert path() == "padded"
+        assert path() == path(1, 500) == "padded"
 
 
 def test_blockwise_says_that_it_has_one_derivative():
@@ -795,7 +799,7 @@ def test_headwise_norm_control_of_the_baseline():
 @pytest.mark.parametrize("layer, operation, bound", [
     (MultiheadAttention(32, 4, n_kv_heads=2), FLASH, 1024 * 64),
     # Four pieces of 128 rows, whatever the number of heads.
-    (MultiheadDiffAttention(32, 2, 1, n_kv_heads=1), "_softmax", 4 * 128 * 1024),
+    (MultiheadDiffAttention(32, 2, 1, n_kv_heads=1), "softmax", 4 * 128 * 1024),
     (MultiheadDiffAttention(32, 2, 1).bfloat16(), FLASH, 4 * 1024 * 64),
 ], ids=["softmax", "diff", "diff in bfloat16"])
 def test_layers_never_build_the_map(layer, operation, bound):

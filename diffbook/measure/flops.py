@@ -17,7 +17,7 @@ from diffbook.model import ModelConfig
 ROUTES: dict[str, tuple[int, int]] = {
     "subtract": (1, 1),  # subtract the maps, then one product with V: the definition, eq. (1)
     "twice": (1, 2),  # A1 V - λ A2 V: no map in memory, values twice (kernels with wide V)
-    "padded": (2, 2),  # the same with Q, K padded to V's width: this package's diff_attention
+    "padded": (2, 2),  # the same with Q, K padded to V's width: padded_diff_attention
 }
 
 
