@@ -478,3 +478,19 @@ def test_today_s_code_begins_the_recorded_run_again(name, variant):
     assert points[0][1] == pytest.approx(run.curve["loss"][0], rel=1e-4)
     if variant == "diff":
         assert model.lambdas() == pytest.approx(run.curve["lambda"][0], abs=1e-4)
+
+
+def test_the_readme_says_what_the_records_say():
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    lm, needle = records.load("lm-cpu"), records.load("needle-cpu")
+    verdicts = {lm.paired(f"{split} loss").verdict("lower") for split in ("validation", "test")}
+    verdicts |= {needle.paired(f"accuracy {n}x").verdict("higher") for n in (1, 2, 4, 8)}
+    assert verdicts == {NO_DIFFERENCE}
+    assert f"both come out as *{NO_DIFFERENCE}*" in readme.replace("\n", " ")
+    for found, words in ((lm, "0.87 million parameters (3 paired seeds)"),
+                         (needle, "0.1 million (6 paired seeds")):
+        millions = found.of("softmax")[0].parameters / 1e6
+        seeds = found.paired(next(iter(found.runs[0].measures))).n
+        assert float(words.split()[0]) == pytest.approx(millions, rel=0.05)
+        assert f"({seeds} paired seeds" in words and words in readme.replace("\n", " ")
+    assert records.available() == ["lm-cpu", "needle-cpu"], "a record is new: tell of it"
