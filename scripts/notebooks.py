@@ -33,7 +33,7 @@ KERNEL_ENVIRONMENT = {
     "DIFFBOOK_STATIC": "1",
     "OMP_NUM_THREADS": "2",
     "MKL_NUM_THREADS": "2",
-    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin while they wait starve each other on two cores
+    "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads starve each other on two cores
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
