@@ -184,7 +184,8 @@ def _task(options: Any) -> Any:
 
 def _record(options: Any) -> None:
     from diffbook.experiments import EXPERIMENTS
-    from diffbook.experiments.experiment import parse_seeds, publish, run_one
+    from diffbook.experiments.experiment import run_one
+    from diffbook.experiments.publish import parse_seeds, publish
     from diffbook.records import available
 
     if options.list or not options.experiment:

@@ -14,7 +14,7 @@ from test_records import TINY
 
 from diffbook import records
 from diffbook.cli import main
-from diffbook.experiments import EXPERIMENTS, experiment
+from diffbook.experiments import EXPERIMENTS, publish
 from diffbook.model import LanguageModel, ModelConfig, load_model
 from diffbook.records import record
 from diffbook.tasks.needle import NeedleTask
@@ -178,7 +178,7 @@ def test_needle_model_trains_and_is_tested(tmp_path, capsys):
 
 def test_record_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(EXPERIMENTS, "tiny", TINY)
-    for module in (record, experiment):
+    for module in (record, publish):
         monkeypatch.setattr(module, "FOLDER", tmp_path / "shelf")
     (tmp_path / "shelf").mkdir()
     records.load.cache_clear()

@@ -12,14 +12,10 @@ import pytest
 import torch
 
 from diffbook import records
-from diffbook.experiments import EXPERIMENTS, Experiment, Preset, experiment
-from diffbook.experiments.experiment import (
-    VARIANTS,
-    combine,
-    parse_seeds,
-    publish,
-    run_one,
-)
+from diffbook.experiments import EXPERIMENTS, Experiment, Preset
+from diffbook.experiments import publish as publish_module
+from diffbook.experiments.experiment import VARIANTS, choose, run_one
+from diffbook.experiments.publish import combine, parse_seeds, publish, span
 from diffbook.model import CheckpointError, LanguageModel, ModelConfig, count_parameters
 from diffbook.records import Paired, Record, RecordError, Run, paired_interval, record
 from diffbook.records.compare import CONTRADICTED, NO_DIFFERENCE, REPRODUCED, STUDENT
@@ -183,7 +179,7 @@ def test_provenance_line():
 def shelf(tmp_path, monkeypatch) -> Path:
     """An empty folder of records instead of the package's."""
     monkeypatch.setattr(record, "FOLDER", tmp_path / "shelf")
-    monkeypatch.setattr(experiment, "FOLDER", tmp_path / "shelf")
+    monkeypatch.setattr(publish_module, "FOLDER", tmp_path / "shelf")
     (tmp_path / "shelf").mkdir()
     records.load.cache_clear()
     yield tmp_path / "shelf"
@@ -219,7 +215,7 @@ def test_damaged_and_edited_records_are_errors(shelf):
     refused(whole.replace(body["sha256"], "0" * 64), "changed after it was written")
     refused(json.dumps({k: v for k, v in body.items() if k != "sha256"}), "changed after")
     refused(json.dumps({**body, "extra": 1}), "changed after it was written")
-    refused(json.dumps({**body, "schema": 0}), "has schema 0, this version reads 1")
+    refused(json.dumps({**body, "schema": 0}), "has schema 0, this version reads 2")
     refused(json.dumps({k: v for k, v in body.items() if k != "schema"}), "has schema None")
     refused("[1, 2]", "has schema None")
 
@@ -250,11 +246,11 @@ def measure(model: LanguageModel, task: NeedleTask) -> dict[str, float]:
 
 
 TINY = Experiment(
-    name="tiny", title="A tiny one", variants=("softmax", "diff"),
+    name="tiny", title="A tiny one", variants=choose("softmax", "diff"),
     presets={"cpu": Preset(
         ModelConfig(TASK.vocab_size, d_model=16, n_layers=1, n_heads=2, d_ff=32),
         TrainConfig(steps=4, batch_size=4, log_every=1, checkpoint_every=2, device="cpu"),
-        TASK, "nothing",
+        TASK, 0.01, "nothing",
     )},
     measure=measure, samples=lambda model: {"?": str(model.config.seed)}, ship=(1,),
 )
@@ -266,7 +262,7 @@ TINY = Experiment(
 ])
 def test_parse_seeds(text, seeds):
     assert parse_seeds(text) == seeds
-    assert parse_seeds(experiment._span(seeds)) == seeds
+    assert parse_seeds(span(seeds)) == seeds
 
 
 @pytest.mark.parametrize("text", ["", "a", "1-", "-1", "1-b", "1,,2", "1.5", "0 - 2"])
@@ -363,20 +359,40 @@ def test_combine_publish_and_ship(tmp_path, shelf):
 
 def test_variants_differ_from_the_baseline_in_what_they_say():
     base = TINY.presets["cpu"].model
-    configs = {name: replace(base, **change) for name, change in VARIANTS.items()}
+    every = replace(TINY, variants=VARIANTS)
+    configs = {name: every.config("cpu", name, seed=0) for name in VARIANTS}
     assert configs["softmax"] == base
     models = {name: LanguageModel(config) for name, config in configs.items()}
     layers = {name: model.blocks[0].attention for name, model in models.items()}
-    assert layers["softmax"].head_norm is None
-    assert layers["softmax_norm"].head_norm is not None
+    assert {name for name, layer in layers.items() if layer.head_norm is None} == {
+        "softmax", "softmax_wide", "diff_no_norm"}
     assert layers["diff"].lambda_q1.requires_grad
     assert not layers["diff_frozen"].lambda_q1.requires_grad
-    for entry in EXPERIMENTS.values():
-        assert set(entry.variants) <= set(VARIANTS)
-        assert entry.variants[0] == "softmax"
-        for preset in entry.presets.values():
-            assert preset.model.vocab_size == preset.task.vocab_size
-            assert preset.model.max_seq_len >= preset.task.seq_len
+    assert layers["softmax"].n_heads == 2
+    assert layers["softmax_wide"].n_heads == layers["softmax_wide_norm"].n_heads == 1
+    assert layers["diff"].output_scale == 0.8
+    assert layers["diff_no_scale"].output_scale == 1
+    assert [layers[f"diff_{x}"].lambda_init for x in (0.8, 0.5)] == [0.8, 0.5]
+    # The norm of a wide head is as wide as that of a differential head: the exact control.
+    assert layers["softmax_wide_norm"].head_norm.weight.shape == (
+        layers["diff"].head_norm.weight.shape)
+
+
+@pytest.mark.parametrize("entry", EXPERIMENTS.values(), ids=EXPERIMENTS)
+def test_every_experiment_can_build_its_runs(entry):
+    baseline = next(iter(entry.variants))
+    assert baseline.startswith("softmax")
+    for name, preset in entry.presets.items():
+        assert preset.model.vocab_size >= preset.task.vocab_size
+        assert preset.model.max_seq_len >= preset.task.seq_len
+        assert preset.minutes > 0 and preset.note
+        for variant in entry.variants:
+            config = entry.config(name, variant, seed=3)
+            assert config.seed == 3
+            assert (config.attention == "diff") == variant.startswith("diff")
+    for claim in entry.claims:
+        assert {claim.a, claim.b} <= set(entry.variants)
+        assert claim.says in ("lower", "higher")
 
 
 # --- What the package ships -----------------------------------------------------------------
@@ -395,12 +411,13 @@ def test_shipped_records_are_whole(name):
     assert found.name == name
     preset = preset_of(name)
     # The presets of today, but for fields that were added since.
+    entry = EXPERIMENTS[name.rpartition("-")[0]]
     kind, _, fields = found.task[:-1].partition("(")
     assert kind == type(preset.task).__name__
     assert set(fields.split(", ")) <= set(repr(preset.task)[len(kind) + 1 : -1].split(", "))
     for run in found.runs:
-        config = {**asdict(preset.model), **VARIANTS[run.variant], "seed": run.seed}
-        assert run.model.items() <= config.items()
+        config = entry.config(name.rpartition("-")[2], run.variant, run.seed)
+        assert run.model.items() <= asdict(config).items()
         settings = asdict(replace(preset.train, seed=run.seed))
         settings = json.loads(json.dumps(settings))
         assert run.train == {name: settings[name] for name in run.train}
@@ -408,7 +425,7 @@ def test_shipped_records_are_whole(name):
         assert len({len(values) for values in run.curve.values()}) == 1
         assert len({len(values) for values in run.validation.values()}) == 1
         assert np.isfinite(run.curve["loss"]).all()
-        assert len(run.lambdas) == (preset.model.n_layers if "diff" in run.variant else 0)
+        assert len(run.lambdas) == (config.n_layers if "diff" in run.variant else 0)
         assert run.measures.keys() == found.runs[0].measures.keys()
     # A pair: same seeds, same data, and 6d more parameters a layer.
     seeds = {variant: [run.seed for run in found.of(variant)] for variant in found.variants}
@@ -465,7 +482,8 @@ def test_today_s_code_begins_the_recorded_run_again(name, variant):
     record, so that a record cannot outlive the code it speaks of."""
     run = records.load(name).of(variant)[0]
     preset = preset_of(name)
-    model = LanguageModel(replace(preset.model, seed=run.seed, **VARIANTS[variant]))
+    entry = EXPERIMENTS[name.rpartition("-")[0]]
+    model = LanguageModel(entry.config("cpu", variant, run.seed))
     points = []
 
     def stop(step: int, loss: float) -> None:

@@ -1,42 +1,70 @@
-"""What an experiment is, and how its record is made."""
+"""What an experiment is, and how one run of it is made."""
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
+from diffbook.measure.flops import forward_flops, peak_flops
+from diffbook.model import LanguageModel, ModelConfig, count_parameters, load_model
+from diffbook.records.compare import Claim
+from diffbook.records.record import FOLDER, Run
+from diffbook.records.record import model as shipped_model
+from diffbook.train import Task, TrainConfig, TrainResult, train
 
-from diffbook.model import LanguageModel, ModelConfig, count_parameters
-from diffbook.records.record import FOLDER, Record, Run, file_sha256
-from diffbook.train import Task, TrainConfig, train
+# How a variant differs from the baseline: fields of ModelConfig, or functions of the baseline's.
+Change = Mapping[str, Any]
 
-# How a variant differs from the baseline: fields of ModelConfig.
-VARIANTS: dict[str, dict[str, Any]] = {
+
+def half_the_heads(model: ModelConfig) -> int:
+    """As many heads as DIFF has, each twice as wide: "8 x 256" in Table 6."""
+    return model.n_heads // 2
+
+
+VARIANTS: dict[str, Change] = {
     "softmax": {"attention": "softmax"},
     "softmax_norm": {"attention": "softmax", "headwise_norm": True},
+    "softmax_wide": {"attention": "softmax", "n_heads": half_the_heads},
+    "softmax_wide_norm": {
+        "attention": "softmax", "n_heads": half_the_heads, "headwise_norm": True,
+    },
     "diff": {"attention": "diff"},
     "diff_frozen": {"attention": "diff", "learn_lambda": False},
+    "diff_no_norm": {"attention": "diff", "headwise_norm": False},
+    "diff_no_scale": {"attention": "diff", "output_scale": False},
+    "diff_0.8": {"attention": "diff", "lambda_init": 0.8},
+    "diff_0.5": {"attention": "diff", "lambda_init": 0.5},
 }
+
+
+def choose(*names: str) -> dict[str, Change]:
+    """Some of :data:`VARIANTS`, in this order."""
+    return {name: VARIANTS[name] for name in names}
 
 
 @dataclass(frozen=True)
 class Preset:
-    """One size of an experiment, for one kind of machine."""
+    """One size of an experiment, for one kind of machine.
+
+    Attributes:
+        model: the baseline. train: None where nothing is trained. task: what it is given.
+        minutes: a run takes about so long there.
+        note: the machine, and whether the minutes were measured.
+        start: the record whose trained models these runs begin with, by variant and seed, such as
+            "lm-cpu"; default new weights.
+    """
 
     model: ModelConfig
-    train: TrainConfig
+    train: TrainConfig | None
     task: Task
-    note: str  # what it costs
+    minutes: float
+    note: str
+    start: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,116 +73,126 @@ class Experiment:
 
     Attributes:
         name, title: short; what is tested, with the paper's table or figure.
-        variants: keys of :data:`VARIANTS`, the baseline first.
+        variants: name -> how it differs from the preset's model, the baseline first; mostly from
+            :func:`choose`.
         presets: by machine.
-        measure: (model, task) -> numbers, after training.
+        measure: (model, task) -> numbers, and lists of numbers, after training.
         samples: model -> generated text by prompt.
         ship: seeds whose weights go with the package.
+        claims: what the paper says, and the measure that stands for it here.
     """
 
     name: str
     title: str
-    variants: tuple[str, ...]
+    variants: Mapping[str, Change]
     presets: dict[str, Preset]
-    measure: Callable[[LanguageModel, Any], dict[str, float]]
+    measure: Callable[[LanguageModel, Any], Mapping[str, float | list[float]]]
     samples: Callable[[LanguageModel], dict[str, str]] | None = None
     ship: tuple[int, ...] = field(default=())
+    claims: tuple[Claim, ...] = field(default=())
+
+    def config(self, preset: str, variant: str, seed: int) -> ModelConfig:
+        """The model of one run."""
+        base = self.presets[preset].model
+        change = {
+            name: value(base) if callable(value) else value
+            for name, value in self.variants[variant].items()
+        }
+        return replace(base, **change, seed=seed)
 
 
-def run_one(experiment: Experiment, preset: str, variant: str, seed: int, out: Path) -> Path:
+def run_one(
+    experiment: Experiment, preset: str, variant: str, seed: int, out: Path, *,
+    again: bool = False, progress: bool | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+) -> Path:
     """Train and measure one model, unless that is done; return its file.
 
     The file appears whole, at the end; until then training can be killed and goes on from its
     last checkpoint.
+
+    Args:
+        again: measure a trained model again, as after a change of the measures.
+        progress, on_step: of :func:`diffbook.train.train`.
     """
     folder = out / f"{experiment.name}-{preset}" / f"{variant}-{seed}"
     path = folder / "run.json"
-    if path.exists():
+    if path.exists() and not again:
         return path
     chosen = experiment.presets[preset]
-    config = replace(chosen.model, seed=seed, **VARIANTS[variant])
-    model = LanguageModel(config)
-    settings = replace(chosen.train, seed=seed)
-    result = train(model, chosen.task, settings, folder)
+    if path.exists():
+        run = Run(**json.loads(path.read_text()))
+        model = load_model(folder / "model") if chosen.train else _start(experiment, preset, run)
+    else:
+        model, run = _trained(experiment, preset, variant, seed, out, progress, on_step)
     model.eval()
+    numbers = experiment.measure(model, chosen.task)
+    run = replace(
+        run,
+        measures={k: v for k, v in numbers.items() if not isinstance(v, list)},
+        arrays={k: v for k, v in numbers.items() if isinstance(v, list)},
+        samples=experiment.samples(model) if experiment.samples else {},
+    )
+    write_whole(path, json.dumps(asdict(run)))
+    return path
+
+
+def _trained(
+    experiment: Experiment, preset: str, variant: str, seed: int, out: Path,
+    progress: bool | None, on_step: Callable[[int, float], None] | None,
+) -> tuple[LanguageModel, Run]:
+    """The model of one run, trained, and all of its run but the measures."""
+    chosen = experiment.presets[preset]
+    config = experiment.config(preset, variant, seed)
     run = Run(
-        variant=variant, seed=seed, model=asdict(config), train=asdict(settings),
+        variant=variant, seed=seed, model=asdict(config), train={}, parameters=0, curve={},
+        validation={}, measures={}, lambdas=[], seconds=0.0, tokens=0, device="", commit=commit(),
+    )
+    model = _start(experiment, preset, run, out) if chosen.start else LanguageModel(config)
+    result, settings, mfu = TrainResult(), None, None
+    if chosen.train is not None:
+        settings = replace(chosen.train, seed=seed)
+        folder = out / f"{experiment.name}-{preset}" / f"{variant}-{seed}"
+        result = train(model, chosen.task, settings, folder, progress=progress, on_step=on_step)
+        # A training step costs three forward passes.
+        seq = getattr(chosen.task, "seq_len", 1)
+        work = 3 * forward_flops(config, seq).total / seq * result.tokens
+        mfu = work / result.seconds / peak_flops(next(model.parameters()).device)
+    return model, replace(
+        run, train=asdict(settings) if settings else {},
         parameters=count_parameters(model)["total"], curve=result.curve,
-        validation=result.validation, measures=experiment.measure(model, chosen.task),
-        lambdas=model.lambdas(), seconds=result.seconds, tokens=result.tokens,
-        device=result.device, samples=experiment.samples(model) if experiment.samples else {},
+        validation=result.validation, lambdas=model.lambdas(), seconds=result.seconds,
+        tokens=result.tokens, device=result.device, mfu=mfu,
     )
-    fresh = path.with_suffix(".new")
-    fresh.write_text(json.dumps(asdict(run)))
+
+
+def _start(
+    experiment: Experiment, preset: str, run: Run, out: Path | None = None
+) -> LanguageModel:
+    """The model that a run begins with: trained by the run of ``preset.start`` with the same
+    variant and seed (in ``out``, or shipped), in the shape of its own config."""
+    name = experiment.presets[preset].start
+    model = LanguageModel(ModelConfig(**run.model))
+    if name is None:
+        return model
+    folder = (out or Path()) / name / f"{run.variant}-{run.seed}" / "model"
+    if out is not None and folder.is_dir():
+        trained = load_model(folder)
+    else:
+        trained = shipped_model(f"{name}/{run.variant}-{run.seed}")
+    model.load_state_dict(trained.state_dict())
+    return model
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all."""
+    fresh = path.with_name(path.name + ".new")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh.write_text(text)
     os.replace(fresh, path)
-    return path
 
 
-def combine(experiment: Experiment, preset: str, out: Path) -> Record:
-    """All finished runs in ``out`` as one record, by variant and seed."""
-    files = (out / f"{experiment.name}-{preset}").glob("*/run.json")
-    runs = [Run(**json.loads(path.read_text())) for path in files]
-    runs.sort(key=lambda run: (experiment.variants.index(run.variant), run.seed))
-    if not runs:
-        raise ValueError(f"no finished run of {experiment.name}-{preset} in {out}")
-    seeds = sorted({run.seed for run in runs})
-    return Record(
-        name=f"{experiment.name}-{preset}",
-        title=experiment.title,
-        task=repr(experiment.presets[preset].task),
-        versions={"python": platform.python_version(), "torch": torch.__version__,
-                  "accelerate": version("accelerate")},
-        commit=_commit(),
-        date=datetime.now(UTC).date().isoformat(),
-        command=f"python -m diffbook record {experiment.name} --preset {preset} "
-                f"--seeds {_span(seeds)}",
-        runs=tuple(runs),
-    )
-
-
-def publish(experiment: Experiment, preset: str, out: Path) -> Path:
-    """Write the record, and the checkpoints it ships as bf16, into the package."""
-    record = combine(experiment, preset, out)
-    shipped = []
-    for run in record.runs:
-        if run.seed in experiment.ship:
-            name = f"{run.variant}-{run.seed}"
-            target = FOLDER / "checkpoints" / record.name / name
-            target.mkdir(parents=True, exist_ok=True)
-            source = out / record.name / name / "model"
-            weights = safetensors.torch.load_file(source / "model.safetensors")
-            # λ and the gains are few and matter: they stay in float32.
-            half = {k: w.bfloat16() if w.ndim == 2 else w for k, w in weights.items()}
-            safetensors.torch.save_file(half, target / "model.safetensors")
-            (target / "config.json").write_text((source / "config.json").read_text())
-            run = replace(run, checkpoint=file_sha256(target / "model.safetensors"))
-        shipped.append(run)
-    path = FOLDER / f"{record.name}.json"
-    path.write_text(replace(record, runs=tuple(shipped)).to_json())
-    return path
-
-
-def parse_seeds(text: str) -> list[int]:
-    """ "0-2,5" -> [0, 1, 2, 5]."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
-            raise ValueError(f"seeds {text!r}: write them as 0-2 or 0,3,5")
-        if last and int(last) < int(first):
-            raise ValueError(f"seeds {text!r}: {part!r} counts down; write {last}-{first}")
-        seeds += range(int(first), int(last or first) + 1)
-    return seeds
-
-
-def _span(seeds: Iterable[int]) -> str:
-    seeds = list(seeds)
-    if seeds == list(range(seeds[0], seeds[-1] + 1)) and len(seeds) > 1:
-        return f"{seeds[0]}-{seeds[-1]}"
-    return ",".join(map(str, seeds))
-
-
-def _commit() -> str:
+def commit() -> str:
     """The commit of the source tree, "+" when the package's code has changes, "installed" outside
     a checkout."""
     def git(*arguments: str) -> str:

@@ -8,7 +8,10 @@ over the full (queries, keys) rectangle, also where a causal kernel skips the ma
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+
+import torch
 
 from diffbook.model import ModelConfig
 
@@ -84,6 +87,32 @@ def forward_flops(
         ffn=products * 3 * d_model * config.ffn_width,
         output=2 * tokens * d_model * config.vocab_size,
     )
+
+
+# Dense products a second in the precision that training takes there (bf16; fp16 on a T4), from the
+# makers' data sheets.
+PEAK_FLOPS = {
+    "H100": 989e12, "H200": 989e12, "A100": 312e12, "L4": 121e12, "T4": 65e12,
+}
+
+
+def peak_flops(device: str | torch.device = "cpu") -> float:
+    """Operations a second that ``device`` can do at most: from :data:`PEAK_FLOPS`, and where it is
+    not listed (a CPU) those of the fastest of five large float32 products, measured now."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        for known, peak in PEAK_FLOPS.items():
+            if known in name.split() or f"{known}-" in name:
+                return peak
+    size = 4096 if device.type == "cuda" else 1024
+    a = torch.ones(size, size, device=device)
+    fastest = float("inf")
+    for _ in range(5):
+        started = time.perf_counter()
+        float((a @ a)[0, 0])  # reading a number waits for the product
+        fastest = min(fastest, time.perf_counter() - started)
+    return 2 * size**3 / fastest
 
 
 def cache_bytes(

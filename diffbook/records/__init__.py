@@ -9,19 +9,20 @@ edited file is an error and never a wrong number on a page. "How the runs were m
 says how to make each one again.
 """
 
-from diffbook.records.compare import VERDICTS, Paired, paired_interval
+from diffbook.records.compare import VERDICTS, Claim, Paired, Standing, paired_interval
 from diffbook.records.record import (
     SCHEMA,
     Record,
     RecordError,
     Run,
     available,
+    best,
     load,
     model,
     read,
 )
 
 __all__ = [
-    "SCHEMA", "VERDICTS", "Paired", "Record", "RecordError", "Run", "available", "load", "model",
-    "paired_interval", "read",
+    "SCHEMA", "VERDICTS", "Claim", "Paired", "Record", "RecordError", "Run", "Standing",
+    "available", "best", "load", "model", "paired_interval", "read",
 ]

@@ -25,6 +25,45 @@ STUDENT = {
 
 
 @dataclass(frozen=True)
+class Claim:
+    """One claim of the paper, and what stands for it here.
+
+    Attributes:
+        text: the claim in a few words. where: its table or figure, "Table 2". paper: the paper's
+            numbers, as text, baseline first.
+        measure: of the record; a, b: variants; says: the claim holds when ``a`` is "lower" or
+            "higher" than ``b``.
+        chapter: the one that speaks about it.
+        scale: what separates the measure from the paper's, in a few words.
+    """
+
+    text: str
+    where: str
+    paper: str
+    measure: str
+    says: str
+    chapter: int
+    a: str = "diff"
+    b: str = "softmax"
+    scale: str = ""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a record stands on a :class:`Claim`: means of both variants, the paired difference
+    a - b with its 95 % interval, the number of paired seeds, and the verdict."""
+
+    claim: Claim
+    mean_a: float
+    mean_b: float
+    difference: float
+    low: float
+    high: float
+    seeds: int
+    verdict: str
+
+
+@dataclass(frozen=True)
 class Paired:
     """Differences a - b of one measure, one for each seed, and a 95 % interval of their mean."""
 

@@ -7,15 +7,17 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diffbook.model import CheckpointError, LanguageModel, load_model
-from diffbook.records.compare import Paired, paired_interval
+from diffbook.records.compare import Claim, Paired, Standing, paired_interval
 
-SCHEMA = 1
+SCHEMA = 2
+MACHINES = ("h100", "t4", "cpu")  # presets, the strongest first
 FOLDER = Path(__file__).parent
 
 
@@ -33,10 +35,12 @@ class Run:
         model, train: the two configs, as plain dictionaries.
         parameters: numbers trained.
         curve, validation: see :class:`diffbook.train.TrainResult`.
-        measures: name -> number, after training.
+        measures: name -> number, after training. arrays: name -> list of numbers, likewise.
         lambdas: λ of each layer after training; empty for a Transformer.
         samples: generated text by prompt, where the experiment makes any.
-        seconds, tokens: of training. device: what it ran on.
+        seconds, tokens: of training. device: what it ran on. commit: of the code that ran.
+        mfu: model FLOPs utilization of the training, a share of what the device can do at most
+            (:func:`diffbook.measure.flops.peak_flops`); None where nothing was trained.
         checkpoint: sha256 of the shipped weights, or None where they are not shipped.
     """
 
@@ -52,8 +56,16 @@ class Run:
     seconds: float
     tokens: int
     device: str
+    commit: str = ""
+    mfu: float | None = None
+    arrays: dict[str, list[float]] = field(default_factory=dict)
     samples: dict[str, str] = field(default_factory=dict)
     checkpoint: str | None = None
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of training; NaN where nothing was trained."""
+        return self.tokens / self.seconds if self.seconds else math.nan
 
 
 @dataclass(frozen=True)
@@ -62,8 +74,9 @@ class Record:
 
     Attributes:
         name: "experiment-preset". title: what it tests. task: the task, as text.
-        versions, commit, date: of what made it. command: makes it again.
+        versions, commit, date: of what wrote it. command: makes it again.
         runs: by variant, then seed.
+        standing: on each of the experiment's claims, as it was written.
     """
 
     name: str
@@ -74,6 +87,7 @@ class Record:
     date: str
     command: str
     runs: tuple[Run, ...]
+    standing: tuple[Standing, ...] = ()
 
     def of(self, variant: str) -> list[Run]:
         """The runs of one variant, by seed."""
@@ -104,6 +118,28 @@ class Record:
         differences = tuple(float(of_a[seed] - of_b[seed]) for seed in seeds)
         return Paired(measure, a, b, differences, *paired_interval(differences))
 
+    def judge(self, claim: Claim) -> Standing:
+        """Where these runs stand on ``claim``."""
+        found = self.paired(claim.measure, claim.a, claim.b)
+        of_a, of_b = (
+            {run.seed: run.measures[claim.measure] for run in self.of(kind)}
+            for kind in (claim.a, claim.b)
+        )
+        both = sorted(of_a.keys() & of_b.keys())
+        return Standing(
+            claim, mean_a=float(np.mean([of_a[seed] for seed in both])),
+            mean_b=float(np.mean([of_b[seed] for seed in both])), difference=found.mean,
+            low=found.low, high=found.high, seeds=found.n, verdict=found.verdict(claim.says),
+        )
+
+    def array(self, variant: str, name: str) -> np.ndarray:
+        """A list of numbers that each run measured: (n_seeds, length)."""
+        try:
+            return np.array([run.arrays[name] for run in self.of(variant)])
+        except KeyError as error:
+            known = ", ".join(self.of(variant)[0].arrays) or "none"
+            raise KeyError(f"{self.name} has no {error} for {variant}: it has {known}") from None
+
     def series(self, variant: str, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Steps (points,) and ``name`` (n_seeds, points) of the training curve or validation."""
         runs = self.of(variant)
@@ -115,11 +151,12 @@ class Record:
     def provenance(self) -> str:
         """One line for a caption: device, seeds, minutes, commit."""
         devices = " / ".join(dict.fromkeys(run.device for run in self.runs))
+        commits = " / ".join(dict.fromkeys(run.commit or self.commit for run in self.runs))
         seeds = max(len(self.of(variant)) for variant in self.variants)
         minutes = sum(run.seconds for run in self.runs) / 60
         return (
             f"recorded: {self.name}, {devices}, {seeds} seeds, {minutes:.0f} minutes in all, "
-            f"{self.date}, commit {self.commit}"
+            f"{self.date}, commit {commits}"
         )
 
     def to_json(self) -> str:
@@ -164,14 +201,18 @@ def read(path: str | Path) -> Record:
     body.pop("schema")
     try:
         runs = tuple(Run(**run) for run in body.pop("runs"))
-        record = Record(runs=runs, **body)
+        standing = tuple(
+            Standing(**{**row, "claim": Claim(**row["claim"])}) for row in body.pop("standing")
+        )
+        record = Record(runs=runs, standing=standing, **body)
     except (KeyError, TypeError) as error:
         raise RecordError(
             f"{path} lacks a field or has one too many ({error}): make it again with "
             "`python -m diffbook record`"
         ) from error
     for run in runs:
-        if not all(math.isfinite(value) for value in run.measures.values()):
+        numbers = chain(run.measures.values(), *run.arrays.values())
+        if not all(math.isfinite(value) for value in numbers):
             raise RecordError(f"{path}: {run.variant}-{run.seed} has a measure that is no number")
     return record
 
@@ -179,6 +220,16 @@ def read(path: str | Path) -> Record:
 def available() -> list[str]:
     """Names of the shipped records."""
     return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def best(experiment: str) -> Record:
+    """The record of ``experiment`` from the strongest machine that has made one."""
+    for preset in MACHINES:
+        if f"{experiment}-{preset}" in available():
+            return load(f"{experiment}-{preset}")
+    raise RecordError(
+        f"there is no record of {experiment!r}: there are {', '.join(available()) or 'none'}"
+    )
 
 
 @cache
