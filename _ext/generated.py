@@ -1,6 +1,7 @@
 """Tables that are written from the repository's own files when the site is built.
 
     <!-- chapters -->   in index.md: title, first aim and reading time of every chapter in _toc.yml
+    <!-- costs -->      in book/runs.md: minutes of a run, by experiment and machine
     <!-- records -->    in book/runs.md: every measure of every shipped record
     <!-- corpus -->     in book/runs.md: the texts, their size and rights
     <!-- modules -->    in book/api.md: every module of the package, in the order of the house
@@ -28,23 +29,38 @@ CORPUS = PACKAGE / "data" / "corpus" / "manifest.json"
 
 def record_section(record: Any) -> str:
     """One record as Markdown: where it comes from, then each measure by variant (mean ± standard
-    deviation over seeds) and the paired difference."""
+    deviation over seeds) and the paired difference. Variants of several sizes ("softmax-32",
+    "diff-32", …) take a row for each size."""
     from diffbook.show.style import LABELS
 
-    seeds = {variant: len(record.of(variant)) for variant in record.variants}
+    sizes: dict[str, dict[str, str]] = {}  # size, "" where there is one -> kind -> variant
+    for variant in record.variants:
+        kind, _, size = variant.partition("-")
+        sizes.setdefault(size, {})[kind] = variant
+    kinds = list(dict.fromkeys(kind for group in sizes.values() for kind in group))
+    seeds = {kind: sorted({len(record.of(group[kind])) for group in sizes.values()
+                           if kind in group}) for kind in kinds}
     lines = [f"### {record.name}", "", f"{record.title}. *{record.provenance}.*", ""]
-    heads = [f"{LABELS.get(variant, variant)} (n = {n})" for variant, n in seeds.items()]
-    compared = {"softmax", "diff"} <= set(seeds) and min(seeds["softmax"], seeds["diff"]) > 1
+    heads = [
+        f"{LABELS.get(kind, kind)} (n = {' or '.join(map(str, seeds[kind]))})" for kind in kinds]
+    compared = {"softmax", "diff"} <= set(kinds) and min(seeds["softmax"] + seeds["diff"]) > 1
     rows = [["measure", *heads, *(["DIFF − Transformer [95 %]"] if compared else [])]]
     for measure in record.runs[0].measures:
-        row = [measure]
-        for variant in record.variants:
-            values = [float(value) for value in record.values(variant, measure)]
-            spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-            row.append(f"{statistics.mean(values):.3f}{spread}")
-        if compared:
-            row.append(record.paired(measure).text().split(", n =")[0])
-        rows.append(row)
+        for size, group in sizes.items():
+            row = [f"{measure}, {size}" if size else measure]
+            for kind in kinds:
+                if kind not in group:
+                    row.append("")
+                    continue
+                values = [float(value) for value in record.values(group[kind], measure)]
+                spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+                row.append(f"{statistics.mean(values):.3f}{spread}")
+            if compared and {"softmax", "diff"} <= set(group):
+                paired = record.paired(measure, a=group["diff"], b=group["softmax"])
+                row.append(paired.text().split(", n =")[0])
+            elif compared:
+                row.append("")
+            rows.append(row)
     return "\n".join([*lines, *table(rows), ""])
 
 
@@ -153,9 +169,12 @@ def fill(app: Sphinx, docname: str, source: list[str]) -> None:
         put("<!-- modules -->", api_sections(PACKAGE))
     if docname == "book/runs":
         from diffbook import records
+        from diffbook.experiments import EXPERIMENTS
+        from diffbook.experiments.runner import costs
 
         for path in (*RECORDS.glob("*.json"), CORPUS):
             app.env.note_dependency(str(path))
+        put("<!-- costs -->", costs(EXPERIMENTS.values()))
         sections = [record_section(records.load(name)) for name in records.available()]
         put("<!-- records -->", "\n".join(sections) or "None is shipped yet.")
         put("<!-- corpus -->", corpus_table(json.loads(CORPUS.read_text(encoding="utf-8"))))

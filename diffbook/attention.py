@@ -11,6 +11,7 @@ backward, on CPU or GPU. The tests hold the two equal, in values and in gradient
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -102,13 +103,17 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True) -
         q, k = F.pad(q, (0, d_v - d)), F.pad(k, (0, d_v - d))
     elif d_v < d:
         v = F.pad(v, (0, d - d_v))
+    return _fused(q, k, v, d, causal)[..., :d_v]
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, d: int, causal: bool) -> Tensor:
+    """One call of torch's attention with the scale 1/sqrt(d)."""
     n, m = q.shape[-2], k.shape[-2]
     square = causal and n == m
     mask = _causal_mask(q, k) if causal and 1 < n < m else None
-    out = F.scaled_dot_product_attention(
+    return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=square, scale=1 / math.sqrt(d)
     )
-    return out[..., :d_v]
 
 
 def diff_attention(
@@ -131,8 +136,9 @@ def diff_attention(
 
     On a CPU in float32 or float64, a whole sequence of 128 positions or more goes through
     :func:`diffbook.blockwise.blockwise_diff_attention` (once differentiable), and a single query
-    through the definition: its map is one row. All else, and what ``torch.compile`` traces, goes
-    through :func:`padded_diff_attention`. Chapter 6 measures them.
+    through the definition: its map is one row. On a GPU whose engine takes wide values it is
+    :func:`wide_diff_attention`. All else, and what ``torch.compile`` traces on a CPU, goes through
+    :func:`padded_diff_attention`. Chapter 6 measures them.
     """
     _check_pair(q1, k1, q2, k2, lam)
     _check_queries(q1, k1, causal)
@@ -144,6 +150,8 @@ def diff_attention(
             path = diff_attention_reference
         elif n == m and n >= 128:  # below, so many small operations cost what they save
             path = blockwise_diff_attention
+    elif q1.is_cuda and _takes_wide_values(q1.device, q1.dtype, q1.shape[-1], v.shape[-1]):
+        path = wide_diff_attention
     return path(q1, k1, q2, k2, v, lam, causal=causal)
 
 
@@ -154,16 +162,63 @@ def padded_diff_attention(
     """:func:`diff_attention` by one call of torch's fused attention, on any device.
 
     Both maps run as the heads of one call, and the subtraction is made on their outputs:
-    (A1 - λ A2) v = A1 v - λ A2 v. Chapters 3 and 6.
+    (A1 - λ A2) v = A1 v - λ A2 v. With queries and keys padded to the width of v, the products are
+    twice the Transformer's. Chapters 3 and 6.
     """
-    both = softmax_attention(
-        torch.cat((q1, q2), dim=1), torch.cat((k1, k2), dim=1), torch.cat((v, v), dim=1),
-        causal=causal,
-    )  # (batch, 2 heads, seq, d_v)
+    q, k, v = _both_maps(q1, k1, q2, k2, v)
+    return _subtract_outputs(softmax_attention(q, k, v, causal=causal), lam)
+
+
+def wide_diff_attention(
+    q1: Tensor, k1: Tensor, q2: Tensor, k2: Tensor, v: Tensor, lam: float | Tensor,
+    *, causal: bool = True,
+) -> Tensor:
+    """:func:`padded_diff_attention` without the padding: 3/4 of its products, but where torch has
+    no engine for values wider than keys, as on a CPU, it builds the maps."""
+    q, k, v = _both_maps(q1, k1, q2, k2, v)
+    return _subtract_outputs(_fused(q, k, v, q.shape[-1], causal), lam)
+
+
+def _both_maps(
+    q1: Tensor, k1: Tensor, q2: Tensor, k2: Tensor, v: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k (batch, 2 heads, seq, d) and v (batch, 2 heads, seq, d_v): first all maps 1."""
+    return torch.cat((q1, q2), dim=1), torch.cat((k1, k2), dim=1), torch.cat((v, v), dim=1)
+
+
+def _subtract_outputs(both: Tensor, lam: float | Tensor) -> Tensor:
+    """(batch, 2 heads, seq, d_v) -> A1 v - λ A2 v, (batch, heads, seq, d_v)."""
     o1, o2 = both.chunk(2, dim=1)
     # Two nearly equal numbers are subtracted: in half precision that loses what is looked for.
     work = torch.promote_types(o1.dtype, torch.float32)
     return (o1.to(work) - lam * o2.to(work)).to(o1.dtype)
+
+
+def _takes_wide_values(device: torch.device, dtype: torch.dtype, d: int, d_v: int) -> bool:
+    """Whether torch's attention has the same engine for values of width ``d_v`` as for those of
+    width ``d``, the baseline's.
+
+    Read in its source, not run by us: on an H100 or B200 with a recent cuDNN that is so up to
+    d_v = 128; on a T4, too, whose only engine (memory-efficient) takes any width. Elsewhere flash
+    serves equal widths only, and wide values would fall back to a slower engine: there padding to
+    the width that flash takes is the better bet. ``python -m diffbook bench`` measures both.
+    """
+    return _engine(device, dtype, d, d_v) == _engine(device, dtype, d, d)
+
+
+# torch.compile takes the answer instead of tracing the question: this is what
+# torch.compiler.assume_constant_result sets, without importing the whole compiler for it.
+setattr(_takes_wide_values, "_dynamo_marked_constant", True)  # noqa: B010
+
+
+@cache
+def _engine(device: torch.device, dtype: torch.dtype, d: int, d_v: int) -> int:
+    """The number of the engine that torch would choose, for training."""
+    q, k, v = (
+        torch.empty(1, 2, 128, width, device=device, dtype=dtype, requires_grad=True)
+        for width in (d, d, d_v)
+    )
+    return torch._fused_sdp_choice(q, k, v, is_causal=True)
 
 
 def _subtracts_first(q: Tensor, k: Tensor, v: Tensor) -> bool:
@@ -296,6 +351,14 @@ class _Projections(nn.Module):
             k, v = cache.extend(k, v)
         return q, k, v
 
+    def _normed(self, heads: Tensor) -> Tensor:
+        """Each head (batch, heads, seq, width) over its root mean square, where the layer has that.
+
+        Autocast hands over bf16 while the gain is float32. Torch has a fused kernel for one dtype
+        only, so the head goes to the gain's."""
+        norm = self.head_norm
+        return heads if norm is None else norm(heads.to(norm.weight.dtype))
+
     def _join(self, heads: Tensor) -> Tensor:
         """(batch, heads, seq, width) -> (batch, seq, d_model), through W^O."""
         return self.o_proj(heads.transpose(1, 2).flatten(-2))
@@ -330,8 +393,7 @@ class MultiheadAttention(_Projections):
         q, k, v = self._heads(x, rope, cache, d_v=self.d)
         group = self.n_heads // self.n_kv_heads
         out = softmax_attention(q, _repeat(k, group), _repeat(v, group), causal=causal)
-        if self.head_norm is not None:
-            out = self.head_norm(out)
+        out = self._normed(out)
         return self._join(out)  # (batch, seq, d_model)
 
     def maps(self, x: Tensor, *, causal: bool = True, rope: Rotary | None = None) -> Tensor:
@@ -394,8 +456,7 @@ class MultiheadDiffAttention(_Projections):
         """``x`` (batch, seq, d_model) -> (batch, seq, d_model)."""
         q1, k1, q2, k2, v = self._pairs(x, rope, cache)
         out = diff_attention(q1, k1, q2, k2, v, self.lam(), causal=causal)  # (b, h, seq, 2d)
-        if self.head_norm is not None:
-            out = self.head_norm(out)
+        out = self._normed(out)
         return self._join(self.output_scale * out)  # (batch, seq, d_model)
 
     def maps(self, x: Tensor, *, causal: bool = True, rope: Rotary | None = None) -> DiffMaps:

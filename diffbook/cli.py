@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ examples
       --seq-len 1024 --batch-size 64 --steps 2000 --compile --out runs/lm-diff
   python -m diffbook generate runs/lm-diff/model --prompt "In the beginning"
   python -m diffbook needle runs/needle-diff/model
+  python -m diffbook needle --model Qwen/Qwen2.5-0.5B --lengths 1024,4096 --out qwen.json
   python -m diffbook record --list
   python -m diffbook bench --seq 256,1024 --threads 1
 """
@@ -66,23 +68,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_train(sub)
 
-    sub = command("record", _record, "make the record of an experiment, run by run")
-    sub.add_argument("experiment", nargs="?", help="its name; leave out with --list")
-    sub.add_argument("--list", action="store_true", help="show experiments, presets and records")
-    sub.add_argument("--preset", default="cpu", help="the size, by kind of machine")
-    sub.add_argument("--seeds", default="0-2", help="as 0-7 or 0,3,5")
-    sub.add_argument("--variants", help="some only, as softmax,diff")
-    sub.add_argument("--out", type=Path, default=Path("runs"), help="folder of the runs")
-    sub.add_argument(
-        "--publish", action="store_true", help="write the record of all finished runs in OUT, and "
-        "the checkpoints it ships, into the package (from a source tree)")
+    sub = command(
+        "record", _record, "make the record of an experiment, run by run",
+        "The most valuable runs first; each is kept as soon as it is finished, and the same "
+        "command again makes what is left.",
+    )
+    _add_record(sub)
 
-    sub = command("needle", _needle, "test a trained model on needles, by length and depth")
-    sub.add_argument("model", help="folder of a model, or a shipped one such as needle-cpu/diff-0")
-    sub.add_argument("--lengths", default="64,128,256", help="tokens of a sequence")
-    sub.add_argument("--needles", type=int, default=4, help="N, needles in the haystack")
-    sub.add_argument("--text", choices=("bytes", "bpe"), help="the test on real text instead")
-    sub.add_argument("-n", type=int, default=200, help="sequences for each length and depth")
+    sub = command(
+        "needle", _needle, "test a model on needles, by length and depth",
+        "A model of this book, or any causal language model of Hugging Face. Stopped? With --out "
+        "the same command goes on behind the last finished cell.",
+    )
+    _add_needle(sub)
 
     sub = command("generate", _generate, "continue a text with a trained model")
     sub.add_argument("model", help="folder of a model, or a shipped one such as lm-cpu/diff-0")
@@ -104,6 +102,66 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--threads", type=int, help="of the CPU; default: as torch has it")
     sub.add_argument("--repeats", type=int, default=5, help="turns of each; the fastest counts")
     return parser
+
+
+def _add_record(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("what")
+    group.add_argument("experiment", nargs="?", help="its name; leave out with --list")
+    group.add_argument(
+        "--list", action="store_true", help="show experiments, what they cost, and their records")
+    group.add_argument("--preset", default="cpu", help="the size, by kind of machine")
+    group.add_argument("--seeds", default="0-2", help="as 0-7 or 0,3,5")
+    group.add_argument("--variants", help="some only, as softmax,diff")
+    group.add_argument("--out", type=Path, default=Path("runs"), help="folder of the runs")
+    group.add_argument(
+        "--publish", action="store_true", help="write the record of all finished runs in OUT, and "
+        "the checkpoints it ships, into the package (from a source tree)")
+    group.add_argument(
+        "--again", action="store_true", help="measure finished runs again, without training them")
+    group = sub.add_argument_group("when and where")
+    group.add_argument(
+        "--minutes", type=float, help="begin nothing that takes longer; a run that does not fit "
+        "stops behind a checkpoint")
+    group.add_argument(
+        "--jobs", type=int, help="runs at the same time; default: on a CPU one for each physical "
+        "core, with one thread; one for each GPU (small models leave much of a GPU idle: with 2 "
+        "to 4 all are probably done sooner, but each takes longer than its record should say); "
+        "all workers of a cluster")
+    group.add_argument(
+        "--backend", choices=("loky", "dask", "ray"), default="loky", help="processes of this "
+        "machine, or a running cluster (extra: cluster); all its workers must see OUT under the "
+        "same name")
+    group.add_argument(
+        "--scheduler", metavar="ADDRESS", help="of the cluster; default: DASK_SCHEDULER_ADDRESS "
+        "or RAY_ADDRESS of the environment")
+
+
+def _add_needle(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("which model")
+    group.add_argument(
+        "folder", nargs="?", metavar="model", help="folder of a model of this book, or a shipped "
+        "one such as needle-cpu/diff-0")
+    group.add_argument(
+        "--model", metavar="NAME", help="the same, or a causal language model of Hugging Face, by "
+        "folder or name, such as Qwen/Qwen2.5-0.5B; it needs the extra llm")
+    group = sub.add_argument_group("what is asked")
+    group.add_argument(
+        "--lengths", help="tokens of a sequence, as 64,128,256 (512,1024,2048 for a Hugging Face "
+        "model, in its own tokens)")
+    group.add_argument("--needles", type=int, default=4, help="N, needles in the haystack")
+    group.add_argument("-n", type=int, help="sequences for each length and depth: 200, Hugging "
+                       "Face 50 as in the paper")
+    group.add_argument("--text", choices=("bytes", "bpe"),
+                       help="for a model of this book: real text instead of abstract tokens")
+    group = sub.add_argument_group("Hugging Face models")
+    group.add_argument("--batch-size", type=int, default=8, help="prompts at the same time")
+    group.add_argument("--digits", type=int, default=4, help="of a magic number")
+    group.add_argument("--seed", type=int, default=0, help="of haystacks and needles")
+    group.add_argument("--device", choices=("cpu", "cuda", "mps"), help="default: the best there")
+    group.add_argument("--dtype", choices=("float32", "bfloat16", "float16"),
+                       help="default: half precision on a GPU, float32 elsewhere")
+    sub.add_argument(
+        "--out", type=Path, help="file of the results (JSON); a heat map is drawn beside it (PNG)")
 
 
 def _add_train(sub: argparse.ArgumentParser) -> None:
@@ -131,7 +189,8 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     group.add_argument("--weight-decay", type=float, default=0.1)
     group.add_argument("--accumulation", type=int, default=1, help="rounds a step is split into")
     group.add_argument("--precision", choices=("no", "bf16", "fp16"),
-                       help="default: bf16 on a GPU, float32 on a CPU")
+                       help="default: bf16 on a GPU (fp16 before compute capability 8), "
+                       "float32 on a CPU")
     group.add_argument("--device", choices=("cpu", "cuda", "mps"), help="default: the best there")
     group.add_argument("--compile", action="store_true", help="torch.compile the model")
     group.add_argument("--eval-every", type=int, default=100, help="steps")
@@ -155,11 +214,16 @@ def _train(options: Any) -> None:
         eval_every=options.eval_every, checkpoint_every=options.checkpoint_every,
     )
     model = LanguageModel(config)
-    print(f"{options.attention}: {count_parameters(model)['total']:,} parameters")
+    # Started by torchrun or accelerate launch: one of the processes speaks for all.
+    first = os.environ.get("RANK", "0") == "0"
+    if first:
+        print(f"{options.attention}: {count_parameters(model)['total']:,} parameters")
     result = train(
         model, task, settings, options.out, resume=not options.fresh,
         tensorboard=options.tensorboard,
     )
+    if not first:
+        return
     final = {k: v[-1] for k, v in result.validation.items() if k != "step"}
     print(", ".join(f"{name} {value:.4f}" for name, value in final.items()))
     print(f"{result.tokens:,} tokens in {result.seconds:.0f} s on {result.device}; "
@@ -184,39 +248,39 @@ def _task(options: Any) -> Any:
 
 def _record(options: Any) -> None:
     from diffbook.experiments import EXPERIMENTS
-    from diffbook.experiments.experiment import run_one
     from diffbook.experiments.publish import parse_seeds, publish
-    from diffbook.records import available
+    from diffbook.experiments.runner import listing, record
 
+    seeds = parse_seeds(options.seeds)
     if options.list or not options.experiment:
-        for experiment in EXPERIMENTS.values():
-            print(f"{experiment.name}: {experiment.title}")
-            for name, preset in experiment.presets.items():
-                record = f"{experiment.name}-{name}"
-                state = "recorded" if record in available() else "no record yet"
-                print(f"  --preset {name:5} {preset.note}; {state}")
+        names = [options.experiment] if options.experiment else EXPERIMENTS
+        print(listing([_experiment(name) for name in names], len(seeds), options.jobs))
         return
-    if options.experiment not in EXPERIMENTS:
-        raise ValueError(
-            f"no experiment {options.experiment!r}: there are {', '.join(EXPERIMENTS)}"
+    experiment = _experiment(options.experiment)
+    report = record(
+        experiment, options.preset, seeds, options.out,
+        variants=options.variants.split(",") if options.variants else None,
+        minutes=options.minutes, jobs=options.jobs, backend=options.backend,
+        scheduler=options.scheduler, again=options.again, say=print,
+    )
+    print(report.text())
+    if report.failed:
+        first = report.failed[0]
+        raise RuntimeError(
+            f"{len(report.failed)} of {len(report.units)} runs failed, "
+            + ("nothing is published; " if options.publish else "")
+            + f"the first: {first.unit.name}: {first.message}"
         )
-    experiment = EXPERIMENTS[options.experiment]
-    if options.preset not in experiment.presets:
-        raise ValueError(
-            f"{experiment.name} has no preset {options.preset!r}: it has "
-            + ", ".join(experiment.presets)
-        )
-    variants = options.variants.split(",") if options.variants else list(experiment.variants)
-    if unknown := set(variants) - set(experiment.variants):
-        raise ValueError(
-            f"{experiment.name} has no variant {', '.join(sorted(unknown))}: it has "
-            + ", ".join(experiment.variants)
-        )
-    for seed in parse_seeds(options.seeds):
-        for variant in variants:  # pair by pair: what is finished can be compared
-            print(run_one(experiment, options.preset, variant, seed, options.out))
     if options.publish:
         print(publish(experiment, options.preset, options.out))
+
+
+def _experiment(name: str) -> Any:
+    from diffbook.experiments import EXPERIMENTS
+
+    if name not in EXPERIMENTS:
+        raise ValueError(f"no experiment {name!r}: there are {', '.join(EXPERIMENTS)}")
+    return EXPERIMENTS[name]
 
 
 def _model(name: str) -> Any:
@@ -229,16 +293,61 @@ def _model(name: str) -> Any:
 
 
 def _needle(options: Any) -> None:
-    from diffbook.tasks.needle import DEPTHS, NeedleTask, TextNeedleTask
+    from diffbook.tasks import hub_needle
 
-    model = _model(options.model)
+    if (options.folder is None) == (options.model is None):
+        raise ValueError(
+            "which model? Give the folder of one of this book's, or --model with a name of the "
+            "Hugging Face Hub, and not both"
+        )
+    name = options.model or options.folder
     try:
-        lengths = [int(length) for length in options.lengths.split(",")]
+        lengths = [int(length) for length in options.lengths.split(",")] if options.lengths else []
     except ValueError:
         raise ValueError(f"lengths {options.lengths!r}: write them as 64,128,256") from None
-    print("depth   " + "".join(f"{length:>8}" for length in lengths))
+    if _from_hugging_face(name, maybe=options.model is not None):
+        if options.batch_size < 1:
+            raise ValueError(f"batch_size={options.batch_size}: give at least 1")
+        test = hub_needle.HubNeedleTest(
+            lengths=tuple(lengths) or (512, 1024, 2048), n_needles=options.needles,
+            n=50 if options.n is None else options.n, digits=options.digits, seed=options.seed,
+        )
+        results = hub_needle.measure(
+            name, test, options.out, batch_size=options.batch_size, device=options.device,
+            dtype=options.dtype,
+        )
+    else:
+        results = _needle_of_ours(name, lengths or [64, 128, 256], options)
+        if options.out:
+            hub_needle.write(options.out, results)
+    _show_needles(results, options.out)
+
+
+def _from_hugging_face(name: str, maybe: bool) -> bool:
+    """Whether ``name`` is a model of transformers: a folder whose config says so, or, if ``maybe``,
+    a name that is neither a folder nor one of our records."""
+    import json
+
+    from diffbook import records
+
+    config = Path(name) / "config.json"
+    if config.is_file():
+        try:
+            return "model_type" in json.loads(config.read_text())
+        except ValueError:
+            return False  # load_model says what is wrong with it
+    ours = name.partition("/")[0] in records.available()
+    return maybe and not ours and not Path(name).exists()
+
+
+def _needle_of_ours(name: str, lengths: list[int], options: Any) -> dict[str, Any]:
+    """Cells like those of :func:`diffbook.tasks.hub_needle.measure`, for a model of this book."""
+    from diffbook.tasks.needle import DEPTHS, NeedleTask, TextNeedleTask
+
+    model = _model(name)
+    n = 200 if options.n is None else options.n
+    cells = []
     for depth in DEPTHS:
-        row = []
         for length in lengths:
             if options.text:
                 task: Any = TextNeedleTask(
@@ -249,11 +358,39 @@ def _needle(options: Any) -> None:
                 task = replace(task, depth=depth)
             if task.vocab_size != model.config.vocab_size:
                 raise ValueError(
-                    f"{options.model} knows {model.config.vocab_size} tokens, this test has "
+                    f"{name} knows {model.config.vocab_size} tokens, this test has "
                     f"{task.vocab_size}: give a model trained on it (or --text bytes|bpe)"
                 )
-            row.append(next(iter(task.evaluate(model, n=options.n).values())))
+            share = next(iter(task.evaluate(model, n=n).values()))
+            cells.append({"length": length, "depth": depth, "n": n, "right": round(share * n)})
+    test = {"lengths": lengths, "depths": list(DEPTHS), "n_needles": options.needles, "n": n}
+    return {"model": name, "test": test, "cells": cells}
+
+
+def _show_needles(results: dict[str, Any], out: Path | None) -> None:
+    """The grid as text, and as a picture beside ``out``."""
+    from diffbook.tasks.hub_needle import grid
+
+    lengths, depths = results["test"]["lengths"], results["test"]["depths"]
+    cells = grid(results).tolist()
+    print("depth   " + "".join(f"{length:>8}" for length in lengths))
+    for depth, row in zip(depths, cells, strict=True):
         print(f"{depth:<8.0%}" + "".join(f"{value:8.2f}" for value in row))
+    if out is None:
+        return
+    import matplotlib.pyplot as plt
+
+    from diffbook.show.retrieval import depth_map
+    from diffbook.show.style import style
+
+    style()
+    fig, ax = plt.subplots(figsize=(max(3.5, 1.5 + 0.7 * len(lengths)), 3.4))
+    depth_map(ax, cells, [f"{length:,}" for length in lengths], depths)
+    ax.set(xlabel="length in tokens", ylabel="depth of the answer",
+           title=f"{Path(results['model']).name}, N = {results['test']['n_needles']}")
+    fig.savefig(out.with_suffix(".png"))
+    plt.close(fig)
+    print(f"results: {out}, picture: {out.with_suffix('.png')}")
 
 
 def _generate(options: Any) -> None:

@@ -196,15 +196,17 @@ class LanguageModel(
         self, tokens: Tensor, targets: Tensor | None = None, caches: list[KVCache] | None = None
     ) -> Tensor:
         """Logits (batch, seq, vocab_size); with ``targets`` (batch, seq) the mean loss in nats
-        over the targets that are not -100 (the output matrix then runs on those only).
+        over the targets that are not -100 (on a CPU the output matrix runs on those only).
 
         Raises:
             ValueError: for tokens of another shape or range, or a sequence too long.
         """
         if tokens.ndim != 2 or tokens.shape[1] == 0:
             raise ValueError(f"tokens are (batch, seq), not empty: got {tuple(tokens.shape)}")
-        if tokens.device.type == "cpu" and not torch.compiler.is_compiling():
-            # On a GPU the look would cost a wait for every earlier kernel.
+        # Where numbers decide what runs: a GPU would wait for all earlier kernels, and a compiled
+        # graph would break in two.
+        eager_cpu = tokens.device.type == "cpu" and not torch.compiler.is_compiling()
+        if eager_cpu:
             low, high = int(tokens.min()), int(tokens.max())
             if low < 0 or high >= self.config.vocab_size:
                 raise ValueError(
@@ -217,10 +219,12 @@ class LanguageModel(
         x = self.norm(x)
         if targets is None:
             return self.head(x)  # (batch, seq, vocab_size)
-        scored = targets != IGNORE
-        if not bool(scored.all()):
-            x, targets = x[scored], targets[scored]  # (n_scored, d_model), (n_scored,)
-        return F.cross_entropy(self.head(x).flatten(0, -2).float(), targets.flatten())
+        if eager_cpu:
+            scored = targets != IGNORE
+            if not bool(scored.all()):
+                x, targets = x[scored], targets[scored]  # (n_scored, d_model), (n_scored,)
+        logits = self.head(x).flatten(0, -2).float()
+        return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE)
 
     @torch.no_grad()
     def generate(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +30,14 @@ class Rotary(nn.Module):
         # Plain tensors, not buffers: they follow from the config and stay float32 in a bf16 model.
         self.cos = angle.cos().float()  # (max_seq_len, d/2)
         self.sin = angle.sin().float()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Rotary:
+        """Let the table follow ``model.to(device)``, but not to another dtype. (A table that moves
+        in the first forward pass instead makes ``torch.compile`` compile twice.)"""
+        super()._apply(fn, recurse)
+        device = fn(self.cos.new_empty(0)).device
+        self.cos, self.sin = self.cos.to(device), self.sin.to(device)
+        return self
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         """Turn ``x`` (batch, heads, seq, d), whose first position is ``start``."""

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -61,7 +62,8 @@ class TrainConfig:
         betas, clip: AdamW's averages; the gradient norm above which it is scaled down.
         accumulation: rounds a step is split into, for batches that do not fit.
         seed: of the data order. (The weights' seed is in the model's config.)
-        precision: "no" (float32), "bf16" or "fp16"; default bf16 on a GPU, float32 on a CPU.
+        precision: "no" (float32), "bf16" or "fp16"; default bf16 on a GPU that multiplies in it,
+            fp16 on an older one (a T4), float32 on a CPU.
         compile: torch.compile the model.
         device: "cpu", "cuda", "mps"; default the best there is.
         log_every, eval_every: steps between points of the curve and of the validation (0: only
@@ -207,14 +209,14 @@ def train(
         lr = config.lr_at(state.step)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        rounds = _batches(task, config, state.step, accelerator)
+        rounds, tokens = _batches(task, config, state.step, accelerator)
+        result.tokens += tokens
         for index, (inputs, targets, weight) in enumerate(rounds):
             last = index == len(rounds) - 1
             with accelerator.no_sync(model) if not last else nullcontext(), accelerator.autocast():
                 loss = compiled(inputs.to(device), targets.to(device)) * weight
             accelerator.backward(loss)
             losses += loss.detach()
-            result.tokens += inputs.numel() * accelerator.num_processes
         grad_norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -259,13 +261,28 @@ def train(
     bar.close()
     if writer is not None:
         writer.close()
-    if folder is not None and accelerator.is_main_process:
-        raw.save_pretrained(folder / "model")
+    if folder is not None:
+        _save_model(raw, model, folder / "model", accelerator)
     model.eval()
     accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     raw.__dict__.pop("forward", None)  # accelerate's autocast: after training it is the plain model
     accelerator.free_memory()
     return result
+
+
+def _save_model(
+    raw: LanguageModel, model: nn.Module, path: Path, accelerator: Accelerator
+) -> None:
+    """Write the trained model, gathered where its weights are spread over processes (FSDP)."""
+    weights = None
+    if accelerator.distributed_type == DistributedType.FSDP:
+        weights = accelerator.get_state_dict(model)  # all processes give their part
+    if not accelerator.is_main_process:
+        return
+    if weights is not None:
+        raw = LanguageModel(raw.config)
+        raw.load_state_dict(weights)
+    raw.save_pretrained(path)
 
 
 class _Progress:
@@ -376,9 +393,10 @@ def _append(table: dict[str, list], row: dict[str, Any]) -> None:
 
 def _batches(
     task: Task, config: TrainConfig, step: int, accelerator: Accelerator
-) -> list[tuple[Tensor, Tensor, float]]:
-    """The rounds of one step: this process's share of the batch, cut for accumulation. The weights
-    of the rounds' mean losses make them, over all processes, the mean of the whole batch."""
+) -> tuple[list[tuple[Tensor, Tensor, float]], int]:
+    """The rounds of one step: this process's share of the batch, cut for accumulation; and the
+    tokens of the whole batch. The weights of the rounds' mean losses make them, over all processes,
+    the mean of the whole batch."""
     generator = torch.Generator().manual_seed((config.seed + 1) * 1_000_003 * 64 + step)
     inputs, targets = task.training_batch(config.batch_size, generator, step / config.steps)
     scored = int((targets != IGNORE).sum()) / accelerator.num_processes
@@ -388,7 +406,7 @@ def _batches(
         targets[share].tensor_split(config.accumulation),
         strict=True,
     )
-    return [(x, y, int((y != IGNORE).sum()) / scored) for x, y in rounds]
+    return [(x, y, int((y != IGNORE).sum()) / scored) for x, y in rounds], inputs.numel()
 
 
 def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -407,7 +425,7 @@ def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
 
 def _accelerator(config: TrainConfig) -> Accelerator:
     cpu = config.device == "cpu" or not (torch.cuda.is_available() or _mps())
-    precision = config.precision or ("no" if cpu or not torch.cuda.is_available() else "bf16")
+    precision = config.precision or ("no" if cpu else default_precision())
     if precision == "fp16" and cpu:
         raise ValueError('precision="fp16" needs a GPU: take "bf16" or "no" on a CPU')
     if not torch.distributed.is_initialized():
@@ -415,6 +433,15 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         # trains several models.
         AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(cpu=cpu, mixed_precision=precision)
+
+
+def default_precision() -> str:
+    """"bf16" or "fp16", what the tensor cores of this GPU multiply; "no" where there is no CUDA."""
+    if not torch.cuda.is_available():
+        return "no"
+    # From compute capability 8 on. Older ones emulate bf16, so torch.cuda.is_bf16_supported() says
+    # yes on a T4, too: slower than float32.
+    return "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
 
 
 def _start_folder(folder: Path) -> None:

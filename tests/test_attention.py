@@ -19,10 +19,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffbook import blockwise
+from diffbook import attention, blockwise
 from diffbook.attention import (
     KVCache,
     MultiheadAttention,
@@ -343,6 +344,56 @@ def test_each_path_runs_where_it_pays(monkeypatch):
     assert path(1, 500, torch.bfloat16) == path(2, 500) == "padded"
     with torch.autocast("cpu"):
         assert path() == path(1, 500) == "padded"
+
+
+def test_wide_values_are_the_definition():
+    """What a GPU may take: no padding. Also with a cache, and in its gradients."""
+    tensors = [*inputs(2 * D), torch.tensor(0.37)]
+    cotangent = draw(BATCH, HEADS, SEQ, 2 * D, seed=7)
+    wide, right = (
+        values_and_gradients(function, tensors, cotangent)
+        for function in (attention.wide_diff_attention, diff_attention_reference)
+    )
+    assert_close(wide, right, rtol=1e-12, atol=1e-12)
+    few = inputs(2 * D, n=3)
+    assert_close(attention.wide_diff_attention(*few, 0.4), diff_attention_reference(*few, 0.4))
+
+
+def test_padding_is_left_out_where_the_engine_stays_the_same(monkeypatch):
+    """On a CPU wide values lose flash: pad. With one engine for all widths: do not."""
+    here = torch.device("cpu")
+    attention._engine.cache_clear()
+    assert not attention._takes_wide_values(here, torch.float32, 16, 32)
+    assert attention._takes_wide_values(here, torch.float32, 16, 16)
+    attention._engine.cache_clear()
+    with sdpa_kernel(SDPBackend.MATH):
+        assert attention._takes_wide_values(here, torch.float32, 16, 32)
+    attention._engine.cache_clear()
+
+    # diff_attention asks on a GPU only. A tensor that says it is on one:
+    class OnGPU(torch.Tensor):
+        is_cuda = True
+        device = torch.device("cuda")
+
+    q, v = (torch.zeros(1, 1, 130, w).as_subclass(OnGPU) for w in (4, 8))
+    taken: list[str] = []
+    for name in ("wide", "padded"):
+        monkeypatch.setattr(f"diffbook.attention.{name}_diff_attention",
+                            lambda *x, name=name, **o: taken.append(name))
+    for wide in (True, False):
+        monkeypatch.setattr("diffbook.attention._takes_wide_values",
+                            lambda device, dtype, d, d_v, wide=wide: (d, d_v) == (4, 8) and wide)
+        diff_attention(q, q, q, q, v, 0.5)
+        assert taken.pop() == ("wide" if wide else "padded")
+
+
+def test_the_question_for_an_engine_does_not_break_a_compiled_graph():
+    def ask(x: Tensor) -> Tensor:
+        wide = attention._takes_wide_values(x.device, x.dtype, x.shape[-1], 2 * x.shape[-1])
+        return x + 1 if wide else x - 1
+
+    compiled = torch.compile(ask, backend="eager", fullgraph=True)
+    assert_close(compiled(torch.zeros(2, 16)), -torch.ones(2, 16))
 
 
 def test_blockwise_says_that_it_has_one_derivative():

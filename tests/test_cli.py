@@ -184,14 +184,22 @@ def test_record_command(tmp_path, capsys, monkeypatch):
     records.load.cache_clear()
     command = ["record", "tiny", "--seeds", "0,1", "--variants", "diff", "--out", str(tmp_path)]
     assert main(["record", "--list"]) == 0
-    assert "tiny: A tiny one\n  --preset cpu   nothing; no record yet" in capsys.readouterr().out
+    assert re.search(
+        r"\ntiny: A tiny one\n  cpu +~0\.01 +6 +\d+ +1 min   no record yet\n +nothing\n",
+        capsys.readouterr().out)
     assert main(command) == 0
-    made = capsys.readouterr().out.split()
-    assert made == [str(tmp_path / "tiny-cpu" / f"diff-{seed}" / "run.json") for seed in (0, 1)]
+    *made, last = capsys.readouterr().out.splitlines()
+    assert sorted(made) == [
+        f"diff-{seed}: finished, {tmp_path / 'tiny-cpu' / f'diff-{seed}' / 'run.json'}"
+        for seed in (0, 1)]
+    assert re.fullmatch(
+        r"tiny-cpu: all 2 runs are finished, 2 of them now, in \d\.\d minutes", last)
     assert main([*command, "--publish"]) == 0
-    assert capsys.readouterr().out.split()[-1] == str(tmp_path / "shelf" / "tiny-cpu.json")
+    assert capsys.readouterr().out.splitlines() == [
+        "tiny-cpu: all 2 runs are finished", str(tmp_path / "shelf" / "tiny-cpu.json")]
     assert main(["record"]) == 0  # without a name: the list
-    assert "nothing; recorded" in capsys.readouterr().out
+    assert re.search(
+        r"\n  cpu .* seeds 0-1, cpu, 1 thread, 20\d\d-\d\d-\d\d\n", capsys.readouterr().out)
     assert [run.seed for run in records.load("tiny-cpu").of("diff")] == [0, 1]
     # A shipped model is found by its name.
     from diffbook.cli import _model

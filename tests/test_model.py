@@ -192,6 +192,44 @@ def test_loss_ignores_and_equals_cross_entropy_by_hand(config):
     assert float(model(tokens, masked)) == pytest.approx(-float(picked[keep].mean()), rel=1e-5)
 
 
+PART = torch.where(torch.arange(12) % 3 == 0, draw(3, 12, seed=1), -100)  # targets, some ignored
+
+
+@kinds
+def test_a_compiled_step_is_one_graph_with_the_same_loss_and_gradients(config):
+    """No look at a number on the way: on a GPU each one is a wait, in a graph a break."""
+    results = []
+    for compiled in (True, False):
+        model = LanguageModel(config).train()
+        torch.compiler.reset()
+        run = torch.compile(model, backend="eager", fullgraph=True) if compiled else model
+        loss = run(draw(3, 12), PART)
+        loss.backward()
+        results.append([loss.detach(), *(weight.grad for weight in model.parameters())])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-6)
+
+
+@kinds
+def test_off_the_cpu_nothing_waits_for_a_number(config):
+    """Tensors without numbers stand for a GPU: whoever asks them for one gets an error."""
+    model = LanguageModel(config).to("meta").train()
+    assert model.rope.cos.device.type == "meta"  # the table moves with the model
+    model(draw(3, 12).to("meta"), PART.to("meta")).backward()
+    assert all(weight.grad is not None for weight in model.parameters())
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        bool((PART.to("meta") != -100).all())  # what would be noticed
+
+
+@pytest.mark.filterwarnings("error:Mismatch dtype")  # RMSNorm without its fused kernel
+@pytest.mark.parametrize("name", ["softmax norm", "diff"])
+def test_autocast_keeps_the_norms_fused(name):
+    model = LanguageModel(KINDS[name])
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(draw(3, 12), PART)
+    loss.backward()
+    assert float(loss) == pytest.approx(float(model(draw(3, 12), PART)), rel=0.02)
+
+
 @pytest.mark.parametrize("name", ["softmax", "diff", "softmax GQA", "diff GQA"])
 def test_generation_with_a_cache_equals_generation_without(name):
     model = shaken(KINDS[name])

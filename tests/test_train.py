@@ -18,7 +18,13 @@ from torch import Tensor
 
 from diffbook.model import IGNORE, LanguageModel, ModelConfig, load_model
 from diffbook.tasks.needle import NeedleTask
-from diffbook.train import TrainConfig, TrainingError, _optimizer, train
+from diffbook.train import (
+    TrainConfig,
+    TrainingError,
+    _optimizer,
+    default_precision,
+    train,
+)
 
 TASK = NeedleTask(seq_len=16, n_needles=2, n_cities=4, n_numbers=4, n_words=4)
 MODEL = ModelConfig(TASK.vocab_size, d_model=16, n_layers=2, n_heads=4, d_ff=32, attention="diff")
@@ -451,7 +457,7 @@ def test_a_device_that_is_not_there(monkeypatch):
     assert TrainConfig(steps=1, device="cuda").device == "cuda"
 
 
-@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
+@pytest.mark.filterwarnings("error:Mismatch dtype between input and weight")
 def test_precisions_follow_each_other_in_one_process():
     """And leave nothing of accelerate's autocast on the model."""
     tokens = torch.arange(14)[None]
@@ -470,6 +476,67 @@ def test_precisions_follow_each_other_in_one_process():
     assert losses["bf16"] == pytest.approx(losses["no"], rel=0.02)
     with pytest.raises(ValueError, match='"fp16" needs a GPU'):
         train(LanguageModel(MODEL), TASK, replace(PLAIN, precision="fp16"))
+
+
+@pytest.mark.parametrize("capability, precision", [
+    ((7, 5), "fp16"),  # T4: emulates bf16
+    ((8, 0), "bf16"), ((9, 0), "bf16"),
+])
+def test_precision_of_a_gpu(monkeypatch, capability, precision):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *device: capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *emulated: True)
+    assert default_precision() == precision
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert default_precision() == "no"
+
+
+BARE = """
+import socket, sys
+from importlib.machinery import PathFinder
+missing = {"IPython", "ipywidgets", "ipykernel", "jupyter_client", "nbformat", "nbclient", "timm",
+           "datasets", "pandas", "pyarrow", "transformers", "tensorboard", "dask", "ray"}
+class Bare:
+    "What a cluster's image has: the rest is not found."
+    invalidate_caches = staticmethod(PathFinder.invalidate_caches)
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        return None if name in missing else PathFinder.find_spec(name, path, target)
+    find_distributions = staticmethod(PathFinder.find_distributions)
+sys.meta_path[sys.meta_path.index(PathFinder)] = Bare
+def refuse(*arguments, **options):
+    raise OSError("no network")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+
+import importlib, pkgutil
+from dataclasses import replace
+import diffbook
+for module in pkgutil.walk_packages(diffbook.__path__, "diffbook."):
+    if module.name != "diffbook.__main__":
+        importlib.import_module(module.name)
+from diffbook.cli import main
+from diffbook.experiments import EXPERIMENTS
+lm = EXPERIMENTS["lm"]
+preset = lm.presets["cpu"]
+preset = replace(
+    preset, model=replace(preset.model, d_model=16, n_layers=1),
+    train=replace(preset.train, steps=2, batch_size=2, eval_every=0, checkpoint_every=0),
+    task=replace(preset.task, seq_len=32, eval_batch=2))
+EXPERIMENTS["lm"] = replace(
+    lm, presets={"cpu": preset}, samples=None, measure=lambda model, task: {"one": 1.0})
+sys.exit(main(["record", "lm", "--seeds", "0", "--variants", "softmax,diff", "--jobs", "1",
+               "--out", sys.argv[1]]))
+"""
+
+
+def test_a_record_needs_no_jupyter_and_no_network(tmp_path):
+    """From the source tree, with nothing of Jupyter, datasets or the extras installed."""
+    run = subprocess.run(
+        [sys.executable, "-c", BARE, str(tmp_path)], cwd=Path(__file__).parent.parent,
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert run.returncode == 0, run.stderr
+    for variant in ("softmax", "diff"):
+        assert (tmp_path / "lm-cpu" / f"{variant}-0" / "run.json").exists()
 
 
 def test_tensorboard_is_optional(tmp_path, monkeypatch):
@@ -528,6 +595,16 @@ def test_a_compiled_run_is_the_same_run_and_interchangeable(tmp_path, monkeypatc
 WORKER = """
 import json, os, sys
 import torch
+if os.environ.get("ACCELERATE_USE_FSDP"):
+    # accelerate shards on GPUs alone and would silently copy here: call these processes GPUs.
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+    plain = PartialState.__init__
+    def pretend(self, *args, **kwargs):
+        plain(self, *args, **kwargs)
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.MULTI_GPU
+    PartialState.__init__ = pretend
 torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 from test_train import NOISE_MODEL, Noise, RUN, Killed, kill_at
@@ -546,8 +623,16 @@ print(json.dumps([os.environ["RANK"], result.curve]))
 """
 
 
-def test_two_processes_are_one_run(tmp_path):
-    """Gloo on this machine, started as torchrun does; killed and resumed on the way."""
+FSDP2 = {
+    "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_TRANSFORMER_CLS_TO_WRAP": "Block",
+}
+
+
+@pytest.mark.parametrize("sharding", [{}, FSDP2], ids=["DDP", "FSDP2"])
+def test_two_processes_are_one_run(sharding, tmp_path):
+    """Gloo on this machine, started as torchrun (or accelerate launch) does; killed and resumed on
+    the way. With FSDP2 each process holds half of every weight."""
     single = LanguageModel(NOISE_MODEL)
     expected = train(single, Noise(), replace(RUN, batch_size=7))
     with socket.socket() as free:
@@ -556,7 +641,7 @@ def test_two_processes_are_one_run(tmp_path):
     environment = {
         **os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         "GLOO_SOCKET_IFNAME": "lo" if sys.platform == "linux" else "lo0",
-        "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1", **sharding,
     }
     script = WORKER.format(tests=str(Path(__file__).parent))
     workers = [
@@ -567,7 +652,7 @@ def test_two_processes_are_one_run(tmp_path):
         for rank in range(2)
     ]
     try:
-        outputs = [worker.communicate(timeout=300) for worker in workers]
+        outputs = [worker.communicate(timeout=900) for worker in workers]
     finally:
         for worker in workers:
             worker.kill()
@@ -578,11 +663,15 @@ def test_two_processes_are_one_run(tmp_path):
         assert curve["step"] == expected.curve["step"]
         assert curve["loss"] == pytest.approx(expected.curve["loss"], rel=1e-4)
         assert curve["grad_norm"] == pytest.approx(expected.curve["grad_norm"], rel=1e-3)
+        assert curve["lambda"][-1] == pytest.approx(expected.curve["lambda"][-1], abs=1e-4)
+        assert curve["tokens"] == expected.curve["tokens"]  # of the whole batch, not twice a share
     trained = load_model(tmp_path / "run" / "model")
     for a, b in zip(trained.parameters(), single.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
     assert [row["step"] for row in lines(tmp_path / "run") if row["kind"] == "train"] == \
         expected.curve["step"]
+    sharded = list((tmp_path / "run" / "checkpoint").glob("pytorch_model_fsdp_0/*.distcp"))
+    assert len(sharded) == (2 if sharding else 0)
 
 
 def test_a_batch_too_small_for_the_processes(monkeypatch):

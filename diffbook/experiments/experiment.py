@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from diffbook.measure.flops import forward_flops, peak_flops
-from diffbook.model import LanguageModel, ModelConfig, count_parameters, load_model
+from diffbook.model import (
+    CheckpointError,
+    LanguageModel,
+    ModelConfig,
+    count_parameters,
+    load_model,
+)
 from diffbook.records.compare import Claim
-from diffbook.records.record import FOLDER, Run
+from diffbook.records.record import FOLDER, RecordError, Run
 from diffbook.records.record import model as shipped_model
 from diffbook.train import Task, TrainConfig, TrainResult, train
 
@@ -114,21 +121,29 @@ def run_one(
     Args:
         again: measure a trained model again, as after a change of the measures.
         progress, on_step: of :func:`diffbook.train.train`.
+
+    Raises:
+        RecordError: when the file is there but damaged, or made with other settings.
     """
     folder = out / f"{experiment.name}-{preset}" / f"{variant}-{seed}"
     path = folder / "run.json"
-    if path.exists() and not again:
-        return path
     chosen = experiment.presets[preset]
     if path.exists():
-        run = Run(**json.loads(path.read_text()))
-        model = load_model(folder / "model") if chosen.train else _start(experiment, preset, run)
+        run = read_run(path, experiment, preset)
+        if not again:
+            return path
+        if chosen.train is None:
+            model = _start(experiment, preset, run, out)
+        else:
+            model = load_model(folder / "model")
     else:
         model, run = _trained(experiment, preset, variant, seed, out, progress, on_step)
     model.eval()
+    started = time.perf_counter()
     numbers = experiment.measure(model, chosen.task)
     run = replace(
         run,
+        seconds=run.seconds if chosen.train else time.perf_counter() - started,
         measures={k: v for k, v in numbers.items() if not isinstance(v, list)},
         arrays={k: v for k, v in numbers.items() if isinstance(v, list)},
         samples=experiment.samples(model) if experiment.samples else {},
@@ -148,8 +163,10 @@ def _trained(
         variant=variant, seed=seed, model=asdict(config), train={}, parameters=0, curve={},
         validation={}, measures={}, lambdas=[], seconds=0.0, tokens=0, device="", commit=commit(),
     )
-    model = _start(experiment, preset, run, out) if chosen.start else LanguageModel(config)
-    result, settings, mfu = TrainResult(), None, None
+    model = _start(experiment, preset, run, out)
+    # Where nothing is trained, a task may say what it measures on.
+    result = TrainResult(device=getattr(chosen.task, "device_name", "cpu"))
+    settings, mfu = None, None
     if chosen.train is not None:
         settings = replace(chosen.train, seed=seed)
         folder = out / f"{experiment.name}-{preset}" / f"{variant}-{seed}"
@@ -166,22 +183,76 @@ def _trained(
     )
 
 
-def _start(
-    experiment: Experiment, preset: str, run: Run, out: Path | None = None
-) -> LanguageModel:
-    """The model that a run begins with: trained by the run of ``preset.start`` with the same
-    variant and seed (in ``out``, or shipped), in the shape of its own config."""
+def _start(experiment: Experiment, preset: str, run: Run, out: Path) -> LanguageModel:
+    """The model that a run begins with: new, or trained by the run of ``preset.start`` with the
+    same variant and seed (in ``out``, else the shipped one), in the shape of its own config."""
     name = experiment.presets[preset].start
     model = LanguageModel(ModelConfig(**run.model))
     if name is None:
         return model
-    folder = (out or Path()) / name / f"{run.variant}-{run.seed}" / "model"
-    if out is not None and folder.is_dir():
-        trained = load_model(folder)
-    else:
-        trained = shipped_model(f"{name}/{run.variant}-{run.seed}")
+    unit = f"{run.variant}-{run.seed}"
+    folder = out / name / unit / "model"
+    try:
+        trained = load_model(folder) if folder.is_dir() else shipped_model(f"{name}/{unit}")
+    except (CheckpointError, RecordError) as error:
+        other, _, size = name.rpartition("-")
+        raise CheckpointError(
+            f"{experiment.name}-{preset}/{unit} begins with the model of {name}/{unit}, which is "
+            f"not to be had ({error}); make it: python -m diffbook record {other} --preset {size} "
+            f"--variants {run.variant} --seeds {run.seed} --out {out}"
+        ) from error
     model.load_state_dict(trained.state_dict())
     return model
+
+
+def read_run(path: Path, experiment: Experiment, preset: str) -> Run:
+    """The finished run in the file ``path``, which must be one of today's ``preset``.
+
+    Raises:
+        RecordError: naming the file, what is wrong with it and what to do.
+    """
+    try:
+        run = Run(**json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise RecordError(
+            f"{path} is cut off, edited, or of another version ({error}): delete this file; the "
+            "trained model beside it is then measured again"
+        ) from error
+    if path.parent.name != f"{run.variant}-{run.seed}":
+        raise RecordError(
+            f"{path} is the run {run.variant}-{run.seed}: its folder must have that name")
+    changed = settings_changed(run, experiment, preset)
+    if changed:
+        raise RecordError(
+            f"{path} was made with other settings than those of today ({changed}): give another "
+            f"--out, or delete {path.parent} to make the run again"
+        )
+    return run
+
+
+def settings_changed(run: Run, experiment: Experiment, preset: str) -> str:
+    """What differs between the settings of ``run`` and those of ``preset`` today, in words; empty
+    when nothing does. A field that is newer than the run must have its default."""
+    if run.variant not in experiment.variants:
+        return f"there is no variant {run.variant!r} any more"
+    trained = experiment.presets[preset].train
+    pairs: list[tuple[str, Any, dict[str, Any]]] = [
+        ("model", experiment.config(preset, run.variant, run.seed), run.model)]
+    if trained is not None:
+        pairs.append(("train", replace(trained, seed=run.seed), run.train))
+    found = []
+    for kind, config, recorded in pairs:
+        today = json.loads(json.dumps(asdict(config)))  # as a file has it: tuples are lists
+        default = {
+            entry.name: None if entry.default is MISSING else entry.default
+            for entry in fields(config)
+        }
+        default = json.loads(json.dumps(default))
+        for name in today.keys() | recorded.keys():
+            was = recorded.get(name, default.get(name))
+            if name not in today or was != today[name]:
+                found.append(f"{kind}.{name} was {was!r}, is {today.get(name)!r}")
+    return "; ".join(sorted(found))
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import math
 import platform
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 import safetensors.torch
 import torch
 
-from diffbook.experiments.experiment import Experiment, commit, write_whole
+from diffbook.experiments.experiment import (
+    Experiment,
+    commit,
+    read_run,
+    settings_changed,
+    write_whole,
+)
 from diffbook.records.record import FOLDER, Record, Run, file_sha256, read
 
 
@@ -22,31 +29,40 @@ def combine(experiment: Experiment, preset: str, out: Path) -> Record:
     record, by variant and seed: seeds can be added to a record.
 
     Raises:
-        ValueError: when there is no run, or runs of one record differ in their settings.
+        ValueError: when there is no run, or one that is damaged, was made with other settings
+            than today's preset, or has a measure that is no number.
     """
     name = f"{experiment.name}-{preset}"
+    task = repr(experiment.presets[preset].task)
     shipped = FOLDER / f"{name}.json"
-    earlier = read(shipped).runs if shipped.exists() else ()
-    found = {(run.variant, run.seed): run for run in earlier}
+    found: dict[tuple[str, int], Run] = {}
+    if shipped.exists():
+        earlier = read(shipped)
+        changed = "" if _same_task(earlier.task, task) else f"its task was {earlier.task}"
+        for run in earlier.runs:
+            changed = changed or settings_changed(run, experiment, preset)
+            found[run.variant, run.seed] = run
+        if changed:
+            raise ValueError(
+                f"{shipped} was made with other settings than those of today ({changed}): one "
+                "record does not mix them; delete it to replace the record by new runs"
+            )
     for path in sorted((out / name).glob("*/run.json")):
-        run = Run(**json.loads(path.read_text()))
+        run = read_run(path, experiment, preset)
+        numbers = chain(run.measures.values(), *run.arrays.values())
+        if not all(math.isfinite(value) for value in numbers):
+            raise ValueError(
+                f"{path} has a measure that is no number: mend the measure, then give --again")
         found[run.variant, run.seed] = run
     if not found:
         raise ValueError(f"no finished run of {name} in {out}")
     order = list(experiment.variants)
     runs = sorted(found.values(), key=lambda run: (order.index(run.variant), run.seed))
-    for run in runs:
-        if {**run.train, "seed": 0} != {**runs[0].train, "seed": 0}:
-            raise ValueError(
-                f"{name}: {run.variant}-{run.seed} was trained with other settings than "
-                f"{runs[0].variant}-{runs[0].seed}: make all runs again in an empty --out, or "
-                f"delete {shipped} to replace the record"
-            )
     seeds = sorted({run.seed for run in runs})
     record = Record(
         name=name,
         title=experiment.title,
-        task=repr(experiment.presets[preset].task),
+        task=task,
         versions={"python": platform.python_version(), "torch": torch.__version__,
                   "accelerate": version("accelerate")},
         commit=commit(),
@@ -56,6 +72,13 @@ def combine(experiment: Experiment, preset: str, out: Path) -> Record:
         runs=tuple(runs),
     )
     return replace(record, standing=tuple(record.judge(claim) for claim in experiment.claims))
+
+
+def _same_task(recorded: str, today: str) -> bool:
+    """Whether two tasks, as text, are one, up to fields that were added since."""
+    kind, _, fields = recorded.removesuffix(")").partition("(")
+    kind_today, _, fields_today = today.removesuffix(")").partition("(")
+    return kind == kind_today and set(fields.split(", ")) <= set(fields_today.split(", "))
 
 
 def publish(experiment: Experiment, preset: str, out: Path) -> Path:

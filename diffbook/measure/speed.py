@@ -2,15 +2,17 @@
 
 Eight ways to write eq. (1), all with the same result, against the attention of a Transformer with
 the same parameters: h differential heads (maps of width d, values of width 2d) against 2h heads of
-width d. Measured is the attention core alone, without projections. ``python -m diffbook bench``.
+width d. :func:`bench` measures the attention core alone, without projections
+(``python -m diffbook bench``), :func:`bench_layer` a whole attention layer, and :func:`bench_step`
+a whole training step of the matched pair. ``record speed`` keeps all three.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary, finalize
@@ -21,8 +23,16 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffbook.attention import diff_attention_reference, padded_diff_attention
+from diffbook.attention import (
+    MultiheadAttention,
+    MultiheadDiffAttention,
+    diff_attention_reference,
+    padded_diff_attention,
+)
 from diffbook.blockwise import blockwise_diff_attention
+from diffbook.measure.flops import forward_flops, peak_flops
+from diffbook.model import LanguageModel, ModelConfig, pair
+from diffbook.rope import Rotary
 
 Form = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, "float | Tensor"], Tensor]
 
@@ -240,8 +250,9 @@ def _threads(number: int | None) -> Any:
 
 def bench(
     seqs: Sequence[int] = (256, 1024), *, batch: int = 1, heads: int = 4, d: int = 32,
-    forms: Sequence[str] | None = None, device: str = "cpu", dtype: torch.dtype = torch.float32,
-    threads: int | None = None, repeats: int = 5, max_gib: float = 4.0,
+    forms: Sequence[str] | Mapping[str, Form] | None = None, device: str = "cpu",
+    dtype: torch.dtype = torch.float32, threads: int | None = None, repeats: int = 5,
+    max_gib: float = 4.0,
 ) -> list[Row]:
     """Time the forms against the baseline, causal, in one run.
 
@@ -250,9 +261,10 @@ def bench(
 
     Args:
         seqs: lengths. batch, heads, d: h differential heads, maps of width d; the baseline has 2h.
-        forms: keys of :data:`FORMS`; default all.
+        forms: keys of :data:`FORMS`, or functions of that kind by name; default all of FORMS.
         threads: of the CPU; default as torch has it.
-        max_gib: forms that build a map are left out where their maps would need more.
+        max_gib: forms that build a map are left out where their maps would need more. On a GPU
+            a form that does not fit into its memory is left out, too.
 
     Returns:
         For each length the baseline's row, then one for each form that ran.
@@ -261,25 +273,32 @@ def bench(
         ValueError: for an unknown form or a size below 1.
     """
     names = list(FORMS) if forms is None else list(forms)
-    if unknown := [name for name in names if name not in FORMS]:
+    known = forms if isinstance(forms, Mapping) else FORMS
+    if unknown := [name for name in names if name not in known]:
         raise ValueError(f"no form {unknown[0]!r}: there are {', '.join(FORMS)}")
     sizes = {"batch": batch, "heads": heads, "d": d, "repeats": repeats}
-    sizes |= {"threads": 1 if threads is None else threads}
+    _check_sizes(seqs, device, threads=1 if threads is None else threads, **sizes)
+    rows = []
+    with _threads(threads):
+        for seq in seqs:
+            rows += _bench_one(
+                seq, batch, heads, d, {name: known[name] for name in names}, device, dtype,
+                repeats, max_gib,
+            )
+    return rows
+
+
+def _check_sizes(seqs: Sequence[int], device: str, **sizes: int) -> None:
     for name, size in [*sizes.items(), *(("seq", seq) for seq in seqs)]:
         if size < 1:
             raise ValueError(f"{name}={size}: give a whole number of at least 1")
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device='cuda': torch sees no CUDA device here; leave it out for the CPU")
-    rows = []
-    with _threads(threads):
-        for seq in seqs:
-            rows += _bench_one(seq, batch, heads, d, names, device, dtype, repeats, max_gib)
-    return rows
 
 
 def _bench_one(
-    seq: int, batch: int, heads: int, d: int, names: list[str], device: str, dtype: torch.dtype,
-    repeats: int, max_gib: float,
+    seq: int, batch: int, heads: int, d: int, forms: Mapping[str, Form], device: str,
+    dtype: torch.dtype, repeats: int, max_gib: float,
 ) -> list[Row]:
     make = {"batch": batch, "d": d, "device": device, "dtype": dtype}
     inputs = draw_inputs(seq, heads=heads, **make)  # type: ignore[arg-type]
@@ -289,27 +308,44 @@ def _bench_one(
     # At the peak of a training step about eight maps of all heads are alive: two of scores and
     # two of weights, and as many gradients.
     maps_gib = 8 * batch * heads * seq**2 * q.element_size() / 2**30
+    small = [x[:, :, :128].detach() for x in inputs]
     runs: dict[str, Callable[[], Tensor]] = {
         BASELINE: lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True)
     }
-    runs |= {name: lambda f=FORMS[name]: f(*inputs, lam) for name in names}  # type: ignore[misc]
-    leaves = [q, k, v, *inputs, lam]
-    kernels, memory = {}, {}
-    small = [x[:, :, :16].detach() for x in inputs]
-    for name, run in list(runs.items()):
+    kernels = {BASELINE: sdpa_kernels(runs[BASELINE])}
+    for name, form in forms.items():
         # Which kernel runs depends on widths and types, not on the length.
-        kernel = sdpa_kernels(
-            run if name == BASELINE else lambda f=FORMS[name]: f(*small, lam))  # type: ignore[misc]
-        if maps_gib > max_gib and (name == "build the maps" or "math" in kernel):
-            del runs[name]
-            continue
-        kernels[name] = kernel
-        memory[name] = _memory(run, leaves, device)
-    fastest = {name: [math.inf, math.inf] for name in runs}
-    for _ in range(repeats):
-        for name, run in runs.items():
-            fastest[name] = [min(p) for p in zip(fastest[name], _time(run, leaves), strict=True)]
+        kernels[name] = sdpa_kernels(lambda f=form: f(*small, lam))  # type: ignore[misc]
+        maps = name == "build the maps" or "math" in kernels[name]
+        if maps_gib <= max_gib or not maps:
+            runs[name] = lambda f=form: f(*inputs, lam)  # type: ignore[misc]
+    return _rows(seq, runs, kernels, [q, k, v, *inputs, lam], repeats)
+
+
+def _rows(
+    seq: int, runs: Mapping[str, Callable[[], Tensor]], kernels: Mapping[str, str],
+    leaves: Sequence[Tensor], repeats: int,
+) -> list[Row]:
+    """Let all ``runs`` take turns; the baseline's is the first."""
+    memory, weights = {}, {}
+    for name, run in runs.items():
+        try:
+            with torch.no_grad():
+                weights[name] = torch.ones_like(run())
+            memory[name] = _memory(run, weights[name], leaves)
+        except torch.cuda.OutOfMemoryError:
+            weights.pop(name, None)
+            torch.cuda.empty_cache()
+    fastest = {name: [math.inf, math.inf] for name in memory}
     base = fastest[BASELINE]
+    inner = 1
+    for turn in range(repeats):
+        for name in memory:
+            now = _time(runs[name], weights[name], leaves, inner)
+            fastest[name][:] = map(min, fastest[name], now)
+        if turn == 0 and leaves[0].is_cuda:
+            # A kernel of microseconds: enough of them that the clock and the start do not count.
+            inner = max(1, min(50, round(0.02 / base[1])))
     return [
         Row(name, seq, kernels[name], forward, training, forward / base[0], training / base[1],
             memory[name])
@@ -317,40 +353,236 @@ def _bench_one(
     ]
 
 
-def _memory(run: Callable[[], Tensor], leaves: list[Tensor], device: str) -> int:
+def _memory(run: Callable[[], Tensor], weight: Tensor, leaves: Sequence[Tensor]) -> int:
     def step() -> None:
-        run().sum().backward()
+        run().backward(weight)
         for leaf in leaves:
             leaf.grad = None
 
-    if device == "cuda":
+    if weight.is_cuda:
         step()
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        return torch.cuda.max_memory_allocated() - before
-    return peak_bytes(step, leaves)
+        return _cuda_peak(step)
+    return peak_bytes(step, [*leaves, weight])
 
 
-def _time(run: Callable[[], Tensor], leaves: list[Tensor]) -> tuple[float, float]:
-    """Seconds of forward, and of forward and backward. One CPU thread is timed by the seconds the
-    processor gave to it, so that other programs do not count; all else by the clock."""
-    alone = leaves[0].device.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.process_time if alone else time.perf_counter
-    wait = torch.cuda.synchronize if leaves[0].is_cuda else (lambda: None)
+def _cuda_peak(run: Callable[[], object]) -> int:
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _clock(device: torch.device) -> Callable[[], float]:
+    """One CPU thread is timed by the seconds the processor gave to it, so that other programs do
+    not count; all else by the clock, after a GPU has finished."""
+    if device.type == "cuda":
+        def finished() -> float:
+            torch.cuda.synchronize(device)
+            return time.perf_counter()
+        return finished
+    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+
+
+def _time(
+    run: Callable[[], Tensor], weight: Tensor, leaves: Sequence[Tensor], inner: int = 1
+) -> tuple[float, float]:
+    """Seconds of forward, and of forward and backward: means of ``inner`` passes."""
+    clock = _clock(weight.device)
+    with torch.no_grad():
+        start = clock()
+        for _ in range(inner):
+            run()
+        forward = (clock() - start) / inner
+    start = clock()
+    for _ in range(inner):
+        for leaf in leaves:
+            leaf.grad = None
+        run().backward(weight)
+    training = (clock() - start) / inner
     for leaf in leaves:
         leaf.grad = None
-    with torch.no_grad():
-        wait()
-        start = clock()
-        run()
-        wait()
-        forward = clock() - start
-    start = clock()
-    run().sum().backward()
-    wait()
-    return forward, clock() - start
+    return forward, training
+
+
+# ---------------------------------------------------------------------------------------------
+# A layer and a training step
+
+
+OURS, THEIRS = "this book's layer", "DiffLlama (transformers)"
+
+
+def bench_layer(
+    seqs: Sequence[int], *, batch: int = 1, d_model: int = 256, heads: int = 4,
+    device: str = "cpu", dtype: torch.dtype = torch.float32, threads: int | None = None,
+    repeats: int = 5,
+) -> list[Row]:
+    """Time a whole attention layer, projections and RoPE included, against the Transformer's.
+
+    Args:
+        heads: of the Transformer; the differential layers have half. Else as in :func:`bench`.
+
+    Returns:
+        For each length the rows of the baseline, of :class:`MultiheadDiffAttention`, and, where
+        transformers is installed, of its DiffLlama attention. Their memory holds the gradients of
+        the weights, too.
+    """
+    _check_sizes(seqs, device, batch=batch, d_model=d_model, heads=heads, repeats=repeats,
+                 threads=1 if threads is None else threads)
+    rope = Rotary(d_model // heads, max(seqs)).to(device)
+    baseline = MultiheadAttention(d_model, heads).to(device, dtype)
+    ours = MultiheadDiffAttention(d_model, heads // 2, layer=1).to(device, dtype)
+    theirs = _diffllama(d_model, heads, max(seqs), device, dtype)
+    leaves = [*baseline.parameters(), *ours.parameters()]
+    rows = []
+    with _threads(threads):
+        for seq in seqs:
+            generator = torch.Generator().manual_seed(0)
+            x = torch.randn(batch, seq, d_model, generator=generator).to(device, dtype)
+            runs: dict[str, Callable[[], Tensor]] = {
+                BASELINE: lambda x=x: baseline(x, rope=rope),  # type: ignore[misc]
+                OURS: lambda x=x: ours(x, rope=rope),  # type: ignore[misc]
+            }
+            if theirs is not None:
+                runs[THEIRS] = lambda x=x: theirs(x)  # type: ignore[misc]
+            kernels = {name: sdpa_kernels(run) for name, run in runs.items()}
+            rows += _rows(seq, runs, kernels, [x.requires_grad_(), *leaves], repeats)
+    return rows
+
+
+def _diffllama(
+    d_model: int, heads: int, seq: int, device: str, dtype: torch.dtype
+) -> Callable[[Tensor], Tensor] | None:
+    """The attention layer of transformers' DiffLlama; None where that is not installed."""
+    try:
+        from transformers.models.diffllama import modeling_diffllama as theirs
+        from transformers.models.diffllama.configuration_diffllama import DiffLlamaConfig
+    except ImportError:
+        return None
+    config = DiffLlamaConfig(
+        hidden_size=d_model, num_attention_heads=heads, num_key_value_heads=heads,
+        max_position_embeddings=seq, attn_implementation="sdpa",  # type: ignore[call-arg]
+    )
+    layer = theirs.DiffLlamaAttention(config, layer_idx=0).to(device, dtype)
+    rotary = theirs.DiffLlamaRotaryEmbedding(config).to(device)
+
+    def run(x: Tensor) -> Tensor:
+        layer.zero_grad(set_to_none=True)
+        return layer(x, rotary(x, torch.arange(x.shape[1], device=x.device)[None]))[0]
+
+    return run
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """A training step of one model of the pair at one length: forward, backward, clipping, AdamW.
+
+    Attributes:
+        attention: "softmax" or "diff". seq, batch: of the tokens.
+        seconds: of the fastest turn. ratio: the same over the Transformer's, in the same run.
+        tokens_per_second, mfu: likewise; model FLOPs utilization as in a record's run.
+        memory: bytes at the peak, above weights, gradients' and optimizer's state; 0 for a
+            compiled model on a CPU, where it is not measured.
+    """
+
+    attention: str
+    seq: int
+    batch: int
+    seconds: float
+    ratio: float
+    tokens_per_second: float
+    mfu: float
+    memory: int
+
+
+def bench_step(
+    config: ModelConfig, seqs: Sequence[int], *, tokens: int = 1024, device: str = "cpu",
+    dtype: torch.dtype = torch.float32, compile: bool = False, threads: int | None = None,
+    repeats: int = 3,
+) -> list[StepRow]:
+    """Time one training step of the matched pair of ``config``, in turns.
+
+    Args:
+        tokens: of a step: batch = tokens / seq, at least 1.
+        dtype: of autocast; float32 for none. (With float16 the scaling of the loss is left out.)
+        compile: torch.compile both models, once for each length.
+    """
+    _check_sizes(seqs, device, tokens=tokens, repeats=repeats,
+                 threads=1 if threads is None else threads)
+    rows = []
+    with _threads(threads):
+        peak = peak_flops(device)
+        for seq in seqs:
+            batch = max(1, tokens // seq)
+            steps = {
+                model.config.attention: _Step(model, seq, batch, device, dtype, compile)
+                for model in pair(config)
+            }
+            memory = {name: step.memory() for name, step in steps.items()}
+            clock = _clock(torch.device(device))
+            fastest = dict.fromkeys(steps, math.inf)
+            inner = 1
+            for turn in range(repeats):
+                for name, step in steps.items():
+                    start = clock()
+                    for _ in range(inner):
+                        step()
+                    fastest[name] = min(fastest[name], (clock() - start) / inner)
+                if turn == 0 and device == "cuda":
+                    inner = max(1, min(20, round(0.5 / fastest["softmax"])))
+            work = 3 * forward_flops(config, seq, batch=batch).total
+            rows += [
+                StepRow(name, seq, batch, seconds, seconds / fastest["softmax"],
+                        batch * seq / seconds, work / seconds / peak, memory[name])
+                for name, seconds in fastest.items()
+            ]
+    return rows
+
+
+class _Step:
+    """One training step of a model on fixed random tokens, as :func:`diffbook.train.train` does
+    it."""
+
+    def __init__(
+        self, model: LanguageModel, seq: int, batch: int, device: str, dtype: torch.dtype,
+        compile: bool,
+    ):
+        self.raw = model.to(device).train()
+        self.model = torch.compile(model, dynamic=False) if compile else model
+        self.compiled = compile
+        generator = torch.Generator().manual_seed(0)
+        shape = (batch, seq + 1)
+        tokens = torch.randint(model.config.vocab_size, shape, generator=generator).to(device)
+        self.inputs, self.targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+        self.device, self.dtype = device, dtype
+
+    def __call__(self) -> None:
+        autocast: AbstractContextManager = nullcontext()
+        if self.dtype != torch.float32:
+            autocast = torch.autocast(self.device, self.dtype)
+        with autocast:
+            loss = self.model(self.inputs, self.targets)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.raw.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def memory(self) -> int:
+        """Bytes at the peak of one step, after two others."""
+        self()  # the optimizer makes its state
+        if self.device == "cuda":
+            self()
+            return _cuda_peak(self)
+        if self.compiled:
+            return 0
+        state = [
+            x for group in self.optimizer.state.values() for x in group.values()
+            if isinstance(x, Tensor)
+        ]
+        table = [self.raw.rope.cos, self.raw.rope.sin]
+        given = [*self.raw.parameters(), *state, *table, self.inputs, self.targets]
+        return peak_bytes(self, given)
 
 
 def table(rows: Sequence[Row]) -> str:

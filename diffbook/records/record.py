@@ -38,7 +38,8 @@ class Run:
         measures: name -> number, after training. arrays: name -> list of numbers, likewise.
         lambdas: λ of each layer after training; empty for a Transformer.
         samples: generated text by prompt, where the experiment makes any.
-        seconds, tokens: of training. device: what it ran on. commit: of the code that ran.
+        seconds, tokens: of training; where nothing is trained, seconds of measuring. device: what
+            it ran on. commit: of the code that ran.
         mfu: model FLOPs utilization of the training, a share of what the device can do at most
             (:func:`diffbook.measure.flops.peak_flops`); None where nothing was trained.
         checkpoint: sha256 of the shipped weights, or None where they are not shipped.
@@ -65,7 +66,7 @@ class Run:
     @property
     def tokens_per_second(self) -> float:
         """Of training; NaN where nothing was trained."""
-        return self.tokens / self.seconds if self.seconds else math.nan
+        return self.tokens / self.seconds if self.tokens else math.nan
 
 
 @dataclass(frozen=True)

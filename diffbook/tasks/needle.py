@@ -12,12 +12,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from diffbook.model import IGNORE, LanguageModel
+from diffbook.model import IGNORE
 from diffbook.tasks import text
 
 DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)  # where the paper puts the answer needle (Table 2, Fig. 5)
@@ -214,6 +214,11 @@ CITIES = (
     "Vancouver Vienna Warsaw Zurich"
 ).split()
 NEEDLE = "The magic number of {city} is {number}."
+# On the way to the full sentence: the number moves away from its city word by word.
+TEMPLATES = (
+    "{city}{number}.", "{city} {number}.", "{city} is {number}.", "number of {city} is {number}.",
+    NEEDLE,
+)
 
 # The end of a sentence (not of "Mr." or an initial), a paragraph or an entry, in front of the
 # white space that follows.
@@ -254,6 +259,13 @@ class TextNeedleTask:
         tokenizer: "bytes" or "bpe".
         split: of the corpus, for the haystack in evaluation; training always takes "train".
         parts: of the corpus; default all.
+        curriculum: (until this share of the training, tokens of a row, shortest and longest of
+            :data:`TEMPLATES`) steps, before rows of ``seq_len`` tokens with full sentences; without
+            one a small model stays on the plateau 1 / N. A row too short for its needles and
+            questions gets longer.
+        drills: questions in one training row, only where there is a curriculum. Their answers are
+            written behind them, and their cities are drawn with replacement, so that nothing can
+            be had by elimination.
     """
 
     seq_len: int = 512
@@ -264,6 +276,8 @@ class TextNeedleTask:
     tokenizer: str = "bytes"
     split: str = "validation"
     parts: tuple[str, ...] | None = None
+    curriculum: tuple[tuple[float, int, int, int], ...] = ()
+    drills: int = 4
 
     name = "text-needle"
 
@@ -277,6 +291,15 @@ class TextNeedleTask:
             raise ValueError(f"digits={self.digits}: give 1 to 9, and enough for distinct numbers")
         if self.depth is not None and not 0 <= self.depth <= 1:
             raise ValueError(f"depth={self.depth} is a share of the haystack: 0 to 1")
+        for step in self.curriculum:
+            until, length, low, high = step
+            if not (0 < until <= 1 and length >= 1 and 0 <= low <= high < len(TEMPLATES)):
+                raise ValueError(
+                    f"curriculum step {step}: give (share of the training, tokens, first and last "
+                    f"template from 0 to {len(TEMPLATES) - 1})"
+                )
+        if self.drills < 1:
+            raise ValueError(f"drills={self.drills}: ask at least one question in a training row")
         # The longest needles and question must leave room for some haystack.
         needle = _longest_needle(self.tokenizer, self.digits)
         if self.seq_len < (self.n_needles + 2) * needle:
@@ -304,18 +327,12 @@ class TextNeedleTask:
             return int(torch.randint(high, (), generator=generator))
 
         n = self.n_needles
-        cities = [CITIES[i] for i in torch.randperm(len(CITIES), generator=generator)[:n].tolist()]
-        low, span = 10 ** (self.digits - 1), 9 * 10 ** (self.digits - 1)
-        numbers: list[str] = []
-        while len(numbers) < n:
-            number = str(low + integer(span))
-            if number not in numbers:
-                numbers.append(number)
+        cities, numbers = self._pairs(generator)
         asked = torch.randperm(n, generator=generator)[: self.n_queries].tolist()
         depths = torch.rand(n, generator=generator).tolist()
         if self.depth is not None:
             depths[asked[0]] = self.depth
-        stretch, ends = self._stretch(split, integer)
+        stretch, ends = self._stretch(split, integer, self.seq_len)
 
         # A needle has a line of its own at the very start, elsewhere it follows a sentence.
         needles = [NEEDLE.format(city=c, number=m) for c, m in zip(cities, numbers, strict=True)]
@@ -351,24 +368,38 @@ class TextNeedleTask:
             ))
         return questions
 
-    def _stretch(self, split: str, integer: Callable[[int], int]) -> tuple[Tensor, list[int]]:
-        """At least as many tokens of text as a haystack has, from a random sentence on, and the
-        counts of tokens after which a sentence ends."""
+    def _pairs(self, generator: torch.Generator) -> tuple[list[str], list[str]]:
+        """The cities of one haystack and their numbers, all different."""
+        n = self.n_needles
+        cities = [CITIES[i] for i in torch.randperm(len(CITIES), generator=generator)[:n].tolist()]
+        low, span = 10 ** (self.digits - 1), 9 * 10 ** (self.digits - 1)
+        numbers: list[str] = []
+        while len(numbers) < n:
+            number = str(low + int(torch.randint(span, (), generator=generator)))
+            if number not in numbers:
+                numbers.append(number)
+        return cities, numbers
+
+    def _stretch(
+        self, split: str, integer: Callable[[int], int], length: int
+    ) -> tuple[Tensor, list[int]]:
+        """At least ``length`` tokens of text from a random sentence on, and the counts of tokens
+        after which a sentence ends."""
         corpus = text.load_corpus(split, self.parts)
         # Bytes: a token of the BPE has four on average; twice as many where that is too few.
-        enough = self.seq_len + 4 if self.tokenizer == "bytes" else 4 * self.seq_len
+        enough = length + 4 if self.tokenizer == "bytes" else 4 * length
         where = integer(max(1, len(corpus) - 2 * enough - LONGEST_SENTENCE))
         first = SENTENCE_END.search(corpus, where, where + LONGEST_SENTENCE)
         where = first.end() if first else where
         for stop in (where + enough, where + 2 * enough):
             part = corpus[where:stop].decode("utf-8", errors="ignore")
             tokens = self._encode(part)
-            if len(tokens) >= self.seq_len:
+            if len(tokens) >= length:
                 break
         else:
             raise ValueError(
                 f"the {split} text has {len(corpus)} bytes, too few for a haystack of "
-                f"{self.seq_len} tokens: shorten seq_len or take more parts"
+                f"{length} tokens: shorten seq_len or take more parts"
             )
         after = _token_bytes(self.tokenizer)[tokens].cumsum(0)  # bytes up to each token
         matches = SENTENCE_END.finditer(part.encode("utf-8"))
@@ -380,7 +411,10 @@ class TextNeedleTask:
     def training_batch(
         self, batch_size: int, generator: torch.Generator, progress: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        """Inputs and targets (batch * n_queries, seq_len - 1); only the digits are scored."""
+        """Inputs and targets (batch * n_queries, seq_len - 1); only the digits are scored. With a
+        curriculum: (rows, tokens - 1), about as many tokens as without one."""
+        if self.curriculum:
+            return self._drilled(batch_size, generator, progress)
         rows, targets = [], []
         for questions in self.sample(batch_size, generator, split="train"):
             for question in questions:
@@ -392,9 +426,66 @@ class TextNeedleTask:
                 targets.append(target[1:])
         return torch.stack(rows), torch.stack(targets)
 
+    def _drilled(
+        self, batch_size: int, generator: torch.Generator, progress: float
+    ) -> tuple[Tensor, Tensor]:
+        """A batch of the curriculum, filled up on the right to its longest row."""
+        full = len(TEMPLATES) - 1
+        last = (1.0, self.seq_len, full, full)
+        _, length, low, high = next(
+            (step for step in self.curriculum if progress < step[0]), last)
+        rows, targets = [], []
+        for _ in range(max(1, batch_size * self.seq_len // length)):
+            template = TEMPLATES[int(torch.randint(low, high + 1, (), generator=generator))]
+            row, target = self._drill(length, template, generator)
+            rows.append(row[:-1])
+            targets.append(target[1:])
+        pad = nn.utils.rnn.pad_sequence
+        return (
+            pad(rows, batch_first=True),
+            pad(targets, batch_first=True, padding_value=IGNORE),
+        )
+
+    def _drill(
+        self, length: int, template: str, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """One training row and its targets (not shifted): text with needles, then ``drills``
+        questions with their answers. A shorter ``template`` is asked in its own words."""
+        def integer(high: int) -> int:
+            return int(torch.randint(high, (), generator=generator))
+
+        cities, numbers = self._pairs(generator)
+        before, after = template.split("{number}")
+        needles = [
+            torch.cat([self._encode(" " + before.format(city=c)), self._encode(m + after)])
+            for c, m in zip(cities, numbers, strict=True)
+        ]
+        tail, scored = [], []
+        for _ in range(self.drills):
+            at = integer(self.n_needles)  # with replacement
+            question = self._encode("\n" + before.format(city=cities[at]))
+            answer, stop = self._encode(numbers[at]), self._encode(after)
+            tail += [question, answer, stop]
+            scored += [torch.full_like(question, IGNORE), answer, torch.full_like(stop, IGNORE)]
+        room = max(0, length - sum(map(len, needles)) - sum(map(len, tail)))
+        pieces = needles
+        if room:
+            stretch, ends = self._stretch("train", integer, room)
+            places = [0, *(end for end in ends if end < room), room]
+            at_place = sorted((places[integer(len(places))], i) for i in range(self.n_needles))
+            pieces, last = [], 0
+            for place, i in at_place:
+                pieces += [stretch[last:place], needles[i]]
+                last = place
+            pieces.append(stretch[last:room])
+        body = torch.cat(pieces)
+        return (
+            torch.cat([body, *tail]), torch.cat([torch.full_like(body, IGNORE), *scored])
+        )
+
     @torch.no_grad()
     def evaluate(
-        self, model: LanguageModel, device: str | torch.device = "cpu", *, n: int = 50,
+        self, model: Any, device: str | torch.device = "cpu", *, n: int = 50,
         seed: int = 0,
     ) -> dict[str, float]:
         """Exact match of the whole number over ``n`` haystacks (greedy decoding), the share of
