@@ -229,9 +229,11 @@ def even(a2: Tensor) -> Tensor:
 def average_map2(
     model: LanguageModel, task: NeedleTask, layer: int, rows: int = ROWS
 ) -> Callable[[Tensor], Tensor]:
-    """For :func:`other_map2`: the second map averaged over ``rows`` *other* sequences of
-    ``task``. It knows the layout (where questions stand), and nothing of the haystack: no noise of the
-    text can be canceled with it."""
+    """For :func:`other_map2`: the second map averaged over ``rows`` *other* sequences of ``task``.
+
+    It knows the layout (where the questions stand) and nothing of the haystack: no noise of the
+    text can be canceled with it.
+    """
     batch = task.sample(rows, torch.Generator().manual_seed(SEED + 1))
     maps = model.attention_maps(batch.tokens)[layer]
     assert isinstance(maps, DiffMaps)

@@ -68,7 +68,7 @@ def _forward(
         k = k.repeat_interleave(group, dim=1)
     v = v.repeat_interleave(group, dim=1)
     logits = (q @ k.transpose(-2, -1)).float() * layer.d**-0.5  # (batch, maps, n, m)
-    visible = causal_mask(*logits.shape[-2:], device=x.device)
+    visible = _visible(logits)
     if not causal:
         visible = torch.ones_like(visible)
     logits = change(logits.masked_fill(~visible, -torch.inf), visible)
@@ -86,6 +86,12 @@ def _forward(
 def causal_mask(n: int, m: int, device: torch.device | str = "cpu") -> Tensor:
     """(n, m) bool, True = visible, for n queries that are the last of m positions."""
     return torch.ones(n, m, dtype=torch.bool, device=device).tril(m - n)
+
+
+def _visible(logits: Tensor) -> Tensor:
+    """The causal mask of ``logits`` (…, n, m)."""
+    n, m = logits.shape[-2:]
+    return causal_mask(n, m, logits.device)
 
 
 @torch.no_grad()
@@ -132,14 +138,14 @@ def without_offset(logits: Tensor, by: str = "mean") -> Tensor:
         return logits - logits.amax(-1, keepdim=True)
     if by != "mean":
         raise ValueError(f'by={by!r}: choose "mean" or "max"')
-    visible = causal_mask(*logits.shape[-2:], device=logits.device)
+    visible = _visible(logits)
     total = logits.masked_fill(~visible, 0).sum(-1, keepdim=True)
     return logits - total / visible.sum(-1, keepdim=True)
 
 
 def visible_entries(logits: Tensor) -> Tensor:
     """The entries of ``logits`` (…, n, m) that the causal mask leaves, as one row."""
-    return logits[..., causal_mask(*logits.shape[-2:], device=logits.device)].flatten()
+    return logits[..., _visible(logits)].flatten()
 
 
 @dataclass(frozen=True)
