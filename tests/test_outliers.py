@@ -34,7 +34,7 @@ from diffbook.measure.quantization import (
     rounded_logits,
 )
 from diffbook.model import LanguageModel, ModelConfig
-from diffbook.records.compare import CONTRADICTED, NO_DIFFERENCE
+from diffbook.records.compare import CONTRADICTED, NO_DIFFERENCE, paired_interval
 from diffbook.tasks.needle import NeedleTask
 from diffbook.tasks.text import TextTask
 
@@ -573,6 +573,12 @@ def test_the_chapter_s_verdicts_are_the_records():
             assert verdict(record, f"loss rise step {step}") == CONTRADICTED
     assert "clear at steps of 1, 2 and 4 nats, on needles at 4 and 8" in text
 
+    # A finer scale is not always better.
+    finer = [needle.values("softmax", f"accuracy drop {name} 2") for name in ("row", "tensor")]
+    assert paired_interval(finer[0] - finer[1])[0] > 0
+    finer = [needle.values("diff", f"accuracy drop {name} 2") for name in ("row", "tensor")]
+    assert finer[0].mean() < finer[1].mean()
+
     assert needle.paired("logits top-1", "softmax_norm", "softmax").low > 0
     assert needle.paired("logits top-1", "diff", "softmax_norm").high < 0
     means = {kind: needle.values(kind, "logits top-1").mean() for kind in needle.variants}
@@ -606,3 +612,24 @@ def test_the_chapter_says_what_the_live_models_do():
         assert rise[kind, "tensor"] - rise[kind, "row"] > 2 * between_models
     worse = [d > s for d, s in zip(loss["diff", "errors"], loss["softmax", "errors"], strict=True)]
     assert sum(worse) == 3  # "in most layers"
+
+
+def test_exercise_two_clipping_makes_four_bits_enough():
+    """4 bits of what is left above -10 nats cost the live Transformer a tenth of plain absmax."""
+    model, windows = records.model("lm-cpu/softmax-0"), held_out(TextTask(seq_len=256), 4)
+
+    def loss() -> float:
+        with torch.no_grad():
+            return float(model(windows[:, :-1], windows[:, 1:]))
+
+    def clipped(_layer: int, x: Tensor, visible: Tensor) -> Tensor:
+        x = without_offset(x, by="max").clamp(min=-10) + 5
+        x = absmax_quantize(x, 4, GRANULARITIES["tensor"], visible)
+        return x.masked_fill(~visible, -math.inf)
+
+    plain = loss()
+    with changed_logits(model, clipped):
+        rise = loss() - plain
+    with quantized_logits(model, 4):
+        assert 0 <= rise < 0.1 * (loss() - plain)
+    assert rise < 0.01
