@@ -167,7 +167,7 @@ class Magnitudes:
 
 
 def magnitudes(values: Tensor, top: Sequence[int] = TOP) -> Magnitudes:
-    """Measure |values|, of any shape.
+    """Measure the magnitudes of ``values``, of any shape.
 
     Raises:
         ValueError: for fewer values than the last entry of ``top``, or values that are not finite,
