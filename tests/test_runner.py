@@ -324,6 +324,13 @@ def test_a_unit_in_the_hands_of_another_process_is_left_to_it(tmp_path):
     assert not list((tmp_path / "tiny-cpu" / ".locks").glob("*.owner"))
 
 
+def test_a_unit_that_another_process_made_meanwhile_is_not_claimed(tmp_path):
+    run_one(TINY, "cpu", "diff", 0, tmp_path)
+    task = runner._Task(TINY, "cpu", tmp_path, again=False, until=float("inf"), gpu=False)
+    assert task(Unit("diff", 0)).state == "there"
+    assert task(Unit("softmax", 0)).state == "finished"
+
+
 # --- Files that are not what they should be -------------------------------------------------
 
 

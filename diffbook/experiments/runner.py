@@ -58,7 +58,8 @@ class Unit:
 @dataclass(frozen=True)
 class Outcome:
     """What became of a unit: "finished", "stopped" (at the deadline, to go on from its checkpoint),
-    "busy" (another process makes it) or "failed"; the wall time; and what there is to say."""
+    "busy" (another process makes it), "there" (another process has made it meanwhile) or "failed";
+    the wall time; and what there is to say."""
 
     unit: Unit
     state: str
@@ -184,14 +185,15 @@ def record(
         for outcome in _outcomes(task, plan, jobs, backend, scheduler, bar) if todo else ():
             plan.ended(outcome)
             unit = outcome.unit
-            if outcome.state == "finished":
+            if outcome.state in ("finished", "there"):
                 if not (folder / unit.name / "run.json").exists():
                     raise RuntimeError(
                         f"a worker finished {unit.name}, but {folder / unit.name} is not here: "
                         "OUT must be a folder that this machine and all workers see"
                     )
                 report.done.add(unit)
-                report.made.append(unit)
+                if outcome.state == "finished":
+                    report.made.append(unit)
                 bar.update(1)
             elif outcome.state == "failed":
                 report.failed.append(outcome)
@@ -452,6 +454,8 @@ class _Task:
         state, message = "finished", ""
         try:
             with _claim(folder, unit), _device(self.gpu):
+                if (folder / unit.name / "run.json").exists() and not self.again:
+                    return Outcome(unit, "there", message="made by another process meanwhile")
                 from_start = not _step(folder / unit.name) and not self.again
                 run_one(
                     self.experiment, self.preset, unit.variant, unit.seed, self.out,

@@ -20,9 +20,9 @@ def absmax_quantize(
 ) -> Tensor:
     """``x`` rounded to the nearest of 2^bits - 1 evenly spaced values, zero in their middle.
 
-    With scale = max abs(x) / (2^(bits-1) - 1) each entry becomes scale · round(x / scale): symmetric
-    ("absmax") quantization, dynamic because the maximum is that of ``x`` itself. The result is
-    still floating point, as in every simulation of quantization.
+    With scale = max abs(x) / (2^(bits-1) - 1) each entry becomes scale · round(x / scale):
+    symmetric ("absmax") quantization, dynamic because the maximum is that of ``x`` itself. The
+    result is still floating point, as in every simulation of quantization.
 
     Args:
         bits: at least 2; 4 bits have the 15 values -7 … 7.
