@@ -18,7 +18,7 @@ class Rotary(nn.Module):
     Args:
         d: head width, even.
         max_seq_len: positions in the table.
-        base: 10,000 in the paper's models (640,000 for its 64K extension).
+        base: the paper gives its own for the 64K extension only, 640,000.
     """
 
     def __init__(self, d: int, max_seq_len: int, base: float = 10_000.0):
