@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 CHAPTERS := $(wildcard book/[0-9][0-9]_*.ipynb)
 PINS := requirements.txt constraints.txt pyproject.toml
 PORT ?= 8000
+# Two files of tests at a time; a chapter stays in one process. Without it: make SIDE_BY_SIDE= test
+SIDE_BY_SIDE ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-test book serve test notebooks lint clean
@@ -44,7 +46,7 @@ serve: ## show the built site at http://localhost:8000 (PORT=...)
 	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
 test: install-test ## all tests, and every chapter run again and compared with its outputs
-	$(BIN)/python -m pytest tests $(CHAPTERS) --nbval
+	$(BIN)/python -m pytest tests $(CHAPTERS) --nbval $(SIDE_BY_SIDE)
 
 notebooks: install ## run every chapter again and store its outputs
 	$(BIN)/python scripts/notebooks.py run
