@@ -11,6 +11,7 @@ from diffbook.experiments.long_context import EXTRAPOLATION, LONG_CONTEXT
 from diffbook.experiments.multineedle import MULTINEEDLE
 from diffbook.experiments.needle import NEEDLE
 from diffbook.experiments.outliers import OUTLIERS, QUANTIZATION
+from diffbook.experiments.replay import REPLAY
 from diffbook.experiments.scaling import SCALING, SCALING_LARGE
 from diffbook.experiments.speed import SPEED, SPEED_124M
 from diffbook.experiments.text_needle import TEXT_NEEDLE
@@ -19,7 +20,7 @@ EXPERIMENTS = {
     experiment.name: experiment
     for experiment in (
         LM, LM_BPE, LM_124M, SCALING, SCALING_LARGE, NEEDLE, MULTINEEDLE, TEXT_NEEDLE, ABLATION,
-        LONG_CONTEXT, EXTRAPOLATION, OUTLIERS, QUANTIZATION, SPEED, SPEED_124M,
+        LONG_CONTEXT, EXTRAPOLATION, OUTLIERS, QUANTIZATION, REPLAY, SPEED, SPEED_124M,
     )
 }
 
