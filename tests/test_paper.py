@@ -23,7 +23,7 @@ def test_every_entry_names_its_source_and_has_two_equal_sides():
 
 
 def test_an_unknown_name_tells_those_there_are():
-    with pytest.raises(KeyError, match="no numbers of 'table99': there are table2"):
+    with pytest.raises(KeyError, match="no numbers of 'table99': there are table1, table2"):
         paper.load("table99")
 
 
@@ -47,6 +47,9 @@ def test_the_tables_agree_with_what_the_paper_says_elsewhere():
         for kind in ("softmax", "diff"):
             row = table8[f"{kind}_{shots}"]
             assert np.mean(row[:-1]) == pytest.approx(row[-1], abs=0.0501)
+    table1 = paper.load("table1")
+    for model in ("openllama_3b_v2", "stablelm_base_alpha_3b_v2", "diff"):
+        assert np.mean(table1[model][:-1]) == pytest.approx(table1[model][-1], abs=0.0501)
     # Fig. 5's rows: depths, then the mean of the five, as printed.
     fig5 = paper.load("fig5")
     for kind in ("softmax", "diff"):
