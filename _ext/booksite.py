@@ -4,12 +4,15 @@
 * Formulas: set as Jupyter and Colab set them. Sphinx would put every formula of several lines into
   a `split`, in which `\\tag` (the paper's equation numbers) is an error.
 * Chapter buttons: under a chapter's title, "Run on Colab" and "Download", where readers look.
+* Links between chapters inside of a cell's HTML output: they name notebooks, as Jupyter needs it,
+  and lead to pages here.
 * No foreign scripts: sphinx-thebe, which Jupyter Book always loads, adds a script that only works
   with an outside service (and adds it twice, which is an error in the console). It is dropped.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
 
 from docutils import nodes
@@ -90,6 +93,14 @@ def add_chapter_buttons(
     context["body"] = context["body"].replace("</h1>", "</h1>\n" + buttons, 1)
 
 
+def link_chapters(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Let links inside of a cell's HTML output, which name notebooks, lead to pages."""
+    if "body" in context:
+        context["body"] = re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="\1.html"', context["body"])
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register all of it with Sphinx."""
     plugins = load_mime_renders()  # myst-nb keeps this list for the whole build
@@ -98,5 +109,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_transform(FormulasAsInJupyter)
     # Late, after sphinx-thebe and the theme have added their scripts.
     app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("html-page-context", link_chapters)
     app.connect("html-page-context", add_chapter_buttons)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -2,7 +2,6 @@
 
     <!-- chapters -->   in index.md: title, first aim and reading time of every chapter in _toc.yml
     <!-- costs -->      in book/runs.md: minutes of a run, by experiment and machine
-    <!-- standing -->   in book/runs.md: where the records stand on each claim of the paper
     <!-- records -->    in book/runs.md: every measure of every shipped record
     <!-- corpus -->     in book/runs.md: the texts, their size and rights
     <!-- modules -->    in book/api.md: every module of the package, in the order of the house
@@ -63,21 +62,6 @@ def record_section(record: Any) -> str:
                 row.append("")
             rows.append(row)
     return "\n".join([*lines, *table(rows), ""])
-
-
-def standing_table(records: Iterable[Any]) -> str:
-    """Each claim of the paper that a record speaks of: the paper's numbers and ours (baseline /
-    DIFF), the paired difference with its interval, the verdict, the chapter."""
-    rows = [["where", "claim", "paper", "ours", "difference [95 %]", "seeds", "verdict", "record"]]
-    for record in records:
-        for row in record.standing:
-            claim = row.claim
-            rows.append([
-                claim.where, claim.text, claim.paper, f"{row.mean_b:.3f} / {row.mean_a:.3f}",
-                f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]", str(row.seeds),
-                f"*{row.verdict}*", f"{record.name}, chapter {claim.chapter}",
-            ])
-    return "\n".join(table(rows, right=(3, 4, 5)))
 
 
 def corpus_table(manifest: dict[str, Any]) -> str:
@@ -192,7 +176,6 @@ def fill(app: Sphinx, docname: str, source: list[str]) -> None:
             app.env.note_dependency(str(path))
         put("<!-- costs -->", costs(EXPERIMENTS.values()))
         loaded = [records.load(name) for name in records.available()]
-        put("<!-- standing -->", standing_table(loaded))
         sections = [record_section(record) for record in loaded]
         put("<!-- records -->", "\n".join(sections) or "None is shipped yet.")
         put("<!-- corpus -->", corpus_table(json.loads(CORPUS.read_text(encoding="utf-8"))))
