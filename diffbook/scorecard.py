@@ -52,7 +52,7 @@ class Row:
     Attributes:
         where: table or figure of the paper; "Authors" for what they say elsewhere.
         claim: in a few words. paper: the paper's numbers, the baseline's first.
-        verdict: one of :data:`diffbook.records.VERDICTS`.
+        verdict: one of ``diffbook.records.VERDICTS``.
         chapter: the one that speaks of it.
         note: what separates our test from the paper's, or why there is none and what one would
             run.
@@ -330,26 +330,23 @@ def show_rows(found: Sequence[Row]) -> None:
     """The rows as a table to sort and filter, each with a link to its chapter."""
     from diffbook.show import Cell, table
 
-    heads = ["where", "claim", "paper", "ours", "difference [95 %]", "seeds", "device", "verdict",
-             "evidence"]
+    heads = ["where", "claim", "paper", "ours", "difference", "seeds", "verdict", "chapter"]
     lines = []
     for row in found:
-        title = f"chapter {row.chapter}"
+        difference, _, interval = row.interval.partition(" ")
         lines.append([
             Cell(row.where, key=ORDER.index(_first(row.where))),
             Cell(row.claim, small=row.note),
             Cell(row.paper),
-            Cell(row.ours or "none"),
-            Cell(row.interval or "none", number=True,
-                 key="" if row.difference is None else row.difference),
-            Cell(str(row.seeds or "none"), key="" if row.seeds is None else row.seeds),
-            Cell(row.device or "none"),
-            Cell(row.verdict, small=_told_words(row), key=row.verdict),
-            Cell(title, small=row.record, link=f"{CHAPTERS[row.chapter]}.ipynb", key=row.chapter),
+            Cell(row.ours),
+            Cell(difference, small=interval, key=difference),
+            Cell(str(row.seeds or ""), small=row.device),
+            Cell(row.verdict, small=_told_words(row)),
+            Cell(str(row.chapter), small=row.record, link=f"{CHAPTERS[row.chapter]}.ipynb"),
         ])
     table(heads, lines, choose="verdict", caption=(
-        "Every claim of the paper with its numbers, ours, the paired difference, seeds, device, "
-        "verdict and chapter"))
+        "Every claim of the paper with its numbers, ours, the paired difference and its 95 % "
+        "interval, seeds and device, verdict, and the chapter and record behind it"))
 
 
 def _told_words(row: Row) -> str:

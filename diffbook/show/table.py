@@ -22,7 +22,7 @@ background:var(--pst-color-background,transparent)}
 .dbt .scroll{overflow:auto;max-height:46rem;border:1px solid var(--pst-color-border,#d0d5da);\
 border-radius:8px}
 .dbt table{border-collapse:collapse;width:100%;margin:0!important;font-size:.8125rem}
-.dbt th,.dbt td{padding:.4rem .55rem;text-align:left!important;vertical-align:top;\
+.dbt th,.dbt td{padding:.35rem .45rem;text-align:left!important;vertical-align:top;\
 white-space:normal;border-bottom:1px solid var(--pst-color-border,#d0d5da)}
 .dbt th{position:sticky;top:0;background:var(--pst-color-surface,#f6f7f9);\
 color:var(--pst-color-text-base,#1d242c);z-index:1}
@@ -31,14 +31,15 @@ color:var(--pst-color-text-base,#1d242c);z-index:1}
 .dbt th[aria-sort=ascending] button::after{content:" \\2191";opacity:1}
 .dbt th[aria-sort=descending] button::after{content:" \\2193";opacity:1}
 .dbt th button:focus-visible{outline:2px solid var(--pst-color-primary,#00629b)}
-.dbt td.num{white-space:nowrap;font-variant-numeric:tabular-nums}
+.dbt td:first-child{white-space:nowrap}
+.dbt td{font-variant-numeric:tabular-nums}
 .dbt small{display:block;color:var(--pst-color-text-muted,#55606e);font-size:.75rem}
 .dbt caption{caption-side:top;text-align:left;position:absolute;left:-99rem}
 @media(max-width:46rem){.dbt .scroll{max-height:none;border:0;overflow:visible}
 .dbt thead{position:absolute;left:-99rem}.dbt tr:not([hidden]),.dbt td{display:block}
 .dbt tbody tr{border:1px solid var(--pst-color-border,#d0d5da);border-radius:8px;\
 margin:0 0 .6rem;padding:.3rem;background:none!important}
-.dbt td{border:0;padding:.15rem .4rem}.dbt td.num{white-space:normal}
+.dbt td{border:0;padding:.1rem .4rem}
 .dbt td:empty{display:none!important}
 .dbt td::before{content:attr(data-head) ": ";font-weight:600}}
 """.strip()
@@ -53,7 +54,6 @@ class Cell:
     small: str = ""
     link: str = ""
     key: float | str | None = None
-    number: bool = False
 
     def html(self, head: str) -> str:
         text = escape(self.text)
@@ -63,8 +63,7 @@ class Cell:
             text += f"<small>{escape(self.small)}</small>"
         key = self.text if self.key is None else self.key
         written = f"{key:.6g}" if isinstance(key, float | int) else key
-        kind = ' class="num"' if self.number else ""
-        return f'<td{kind} data-head="{escape(head)}" data-key="{escape(written)}">{text}</td>'
+        return f'<td data-head="{escape(head)}" data-key="{escape(written)}">{text}</td>'
 
 
 def table(
