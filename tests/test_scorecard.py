@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import notebooks
 import numpy as np
@@ -155,3 +157,12 @@ def test_what_the_chapter_says_in_words():
     parameters = max(run.parameters for name in records.available()
                      for run in records.load(name).runs if run.variant != "pair")
     assert parameters < 1.2e6 and 0.83e9 / parameters == pytest.approx(780, rel=0.05)
+
+
+def test_the_readme_says_what_the_scorecard_says():
+    readme = " ".join((Path(__file__).parent.parent / "README.md").read_text("utf-8").split())
+    count = Counter(row.verdict for row in TESTED)
+    words = ", ".join(f"{count[verdict]} *{verdict}*" for verdict in VERDICTS if count[verdict])
+    parts = {row.where for row in TESTED}
+    assert f"{len(TESTED)} tests of {len(parts)} tables and figures" in readme
+    assert words in readme, f"the README must say: {words}"
