@@ -6,6 +6,8 @@ its record.
 
 from diffbook.experiments.ablation import ABLATION
 from diffbook.experiments.experiment import Experiment, Preset
+from diffbook.experiments.faithful import FAITHFUL
+from diffbook.experiments.in_context import IN_CONTEXT
 from diffbook.experiments.lm import LM, LM_124M, LM_BPE
 from diffbook.experiments.long_context import EXTRAPOLATION, LONG_CONTEXT
 from diffbook.experiments.multineedle import MULTINEEDLE
@@ -20,7 +22,8 @@ EXPERIMENTS = {
     experiment.name: experiment
     for experiment in (
         LM, LM_BPE, LM_124M, SCALING, SCALING_LARGE, NEEDLE, MULTINEEDLE, TEXT_NEEDLE, ABLATION,
-        LONG_CONTEXT, EXTRAPOLATION, OUTLIERS, QUANTIZATION, REPLAY, SPEED, SPEED_124M,
+        LONG_CONTEXT, EXTRAPOLATION, OUTLIERS, QUANTIZATION, REPLAY, FAITHFUL, IN_CONTEXT, SPEED,
+        SPEED_124M,
     )
 }
 

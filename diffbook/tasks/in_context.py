@@ -44,17 +44,19 @@ class InContextTask:
         n_classes: of a sequence (6 in TREC).
         n_groups, n_items, n_labels: groups of items, items of a group, label tokens in all.
         noise: share of shown labels that are wrong.
-        curriculum: (share of the training, shots, noise) steps. Short contexts without noise come
-            first: from the start on, small models stay at naming any label of the context.
+        curriculum: (share of the training, shots, noise, items of a group) steps. First one item a
+            group, few shots and no noise: with all at once small models stay at naming any label of
+            the context.
     """
 
-    shots: int = 32
+    shots: int = 61
     n_classes: int = 6
     n_groups: int = 12
-    n_items: int = 2
+    n_items: int = 5
     n_labels: int = 12
-    noise: float = 0.2
-    curriculum: tuple[tuple[float, int, float], ...] = ((0.4, 8, 0.0), (0.6, 16, 0.1))
+    noise: float = 0.4
+    curriculum: tuple[tuple[float, int, float, int], ...] = (
+        (0.2, 16, 0.0, 1), (0.4, 16, 0.0, 5), (0.5, 32, 0.2, 5))
 
     name = "in-context"
     BOS = 0
@@ -83,23 +85,31 @@ class InContextTask:
     def vocab_size(self) -> int:
         return self.first_label + self.n_labels
 
-    def sample(self, batch_size: int, generator: torch.Generator) -> Demonstrations:
-        """``batch_size`` fresh sequences; classes are drawn independently for each shot."""
+    def sample(
+        self, batch_size: int, generator: torch.Generator, *, items: int | None = None,
+        classes: Tensor | None = None,
+    ) -> Demonstrations:
+        """``batch_size`` fresh sequences. The class of each shot is drawn independently, unless
+        ``classes`` (batch, shots) gives it; of a group only the first ``items`` items come (default
+        all)."""
         batch, shots, k = batch_size, self.shots, self.n_classes
+        if classes is not None:
+            shots = classes.shape[1]
 
         def choose(high: int) -> Tensor:
             """k different numbers below ``high`` for each sequence: (batch, k)."""
             return torch.rand(batch, high, generator=generator).argsort(dim=1)[:, :k]
 
         groups, labels = choose(self.n_groups), choose(self.n_labels) + self.first_label
-        classes = torch.randint(k, (batch, shots), generator=generator)
-        items = torch.randint(self.n_items, (batch, shots), generator=generator)
+        if classes is None:
+            classes = torch.randint(k, (batch, shots), generator=generator)
+        which = torch.randint(items or self.n_items, (batch, shots), generator=generator)
         wrong = torch.rand(batch, shots, generator=generator) < self.noise
         other = (classes + torch.randint(1, k, (batch, shots), generator=generator)) % k
-        items = 1 + groups.gather(1, classes) * self.n_items + items
+        token = 1 + groups.gather(1, classes) * self.n_items + which
         right = labels.gather(1, classes)
         shown = torch.where(wrong, labels.gather(1, other), right)
-        return self.arrange(items, classes, right, shown)
+        return self.arrange(token, classes, right, shown)
 
     def arrange(
         self, items: Tensor, classes: Tensor, labels: Tensor, shown: Tensor
@@ -121,11 +131,13 @@ class InContextTask:
         self, batch_size: int, generator: torch.Generator, progress: float = 0.0
     ) -> tuple[Tensor, Tensor]:
         """Inputs and targets (batch, seq): at each item its right label, all else ignored."""
-        final = (1.0, self.shots, self.noise)
-        _, shots, noise = next((step for step in self.curriculum if progress < step[0]), final)
+        final = (1.0, self.shots, self.noise, self.n_items)
+        step = next((step for step in self.curriculum if progress < step[0]), final)
+        shots, noise, items = step[1:]
         stage = replace(self, shots=min(shots, self.shots), noise=min(noise, self.noise))
         # Shorter sequences come in more rows: the tokens of a step stay about equal.
-        drawn = stage.sample(batch_size * self.shots // stage.shots, generator)
+        rows = batch_size * self.shots // stage.shots
+        drawn = stage.sample(rows, generator, items=min(items, self.n_items))
         targets = torch.full_like(drawn.tokens, IGNORE)
         targets[:, drawn.item_positions] = drawn.labels
         return drawn.tokens, targets
