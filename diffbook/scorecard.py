@@ -95,12 +95,19 @@ def rows() -> list[Row]:
     found = [row for record in _records() for row in map(_of(record), record.standing)]
     found += [row for derive in DERIVED for row in derive()]
     found += [_fig1(found), *_by_reason()]
-    return sorted(found, key=lambda row: ORDER.index(_first(row.where)))
+    return sorted(found, key=lambda row: min(map(ORDER.index, parts(row.where))))
 
 
-def _first(where: str) -> str:
-    """The table or figure that ``where`` is sorted by: the first that it names."""
-    return next(part for part in re.split(r", | and ", where) if part in ORDER)
+def parts(where: str) -> list[str]:
+    """The tables and figures that a claim names, as :data:`ORDER` spells them: "Figs. 7a, 11" are
+    "Fig. 7" and "Fig. 11"."""
+    found, kind = [], ""
+    for word in re.split(r",\s*|\s+and\s+", where):
+        kind, _, number = word.rpartition(" ") if " " in word else (kind, "", word)
+        kind = kind.replace("Figs.", "Fig.").replace("Tables", "Table")
+        name = f"{kind} {number}".strip()
+        found.append(name if name in ORDER else name.rstrip("abcd"))
+    return found
 
 
 def _records() -> Iterable[Record]:
@@ -335,7 +342,7 @@ def show_rows(found: Sequence[Row]) -> None:
     for row in found:
         difference, _, interval = row.interval.partition(" ")
         lines.append([
-            Cell(row.where, key=ORDER.index(_first(row.where))),
+            Cell(row.where, key=min(map(ORDER.index, parts(row.where)))),
             Cell(row.claim, small=row.note),
             Cell(row.paper),
             Cell(row.ours),

@@ -294,6 +294,12 @@ def test_summaries_judged_by_hand():
         # About another one: supported, but nothing of what is due; and a stranger.
         (a, free[0], name + 1, b, free[2], end): ("supported supported", "partial", 0.5),
         (a, free[0], name + 2, b, free[2], end): ("supported misattributed", "unfaithful", 0.5),
+        # "Not stated" states nothing, rightly or not.
+        (a, task.NOT_STATED, end, end, end, end): ("silent", "empty", 0.0),
+        (b, free[1], name, a, task.NOT_STATED, end): ("supported silent", "partial", 0.5),
+        (a, free[0], name + 1, a, task.NOT_STATED, end): ("supported abstained", "partial", 0.5),
+        (a, task.NOT_STATED, name, b, free[3], end): ("silent invented", "unfaithful", 0.0),
+        (a, task.NOT_STATED, name, b, task.NOT_STATED, name): ("silent silent", "broken", 0.0),
         # Out of form: no end, no value, no attribute, not a name, a wrong sentence and no end.
         (a, free[0], name, b, free[1], name): ("supported supported", "broken", 1.0),
         (a, free[0], name, b, a, end): ("supported", "broken", 0.5),
@@ -385,6 +391,7 @@ def test_in_english():
     assert TASK.question_text(0, 1) == "Where does Ada live?"
     assert TASK.answer_text(0, 1, TASK.first_value) == "Ada lives in Amsterdam."
     assert TASK.answer_text(0, 1, TASK.NOT_STATED) == "The document does not say."
+    assert TASK.statement_text(0, 1, TASK.NOT_STATED) == "It is not stated where Ada lives."
     large = FaithfulTask(n_names=60, n_attributes=8, n_values=200, n_words=40)
     shown = [large.describe(token) for token in range(large.vocab_size)]
     assert len(set(shown)) == large.vocab_size  # no two tokens look the same

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ TESTED = [row for row in ROWS if row.toward is not None]
 
 
 def test_every_table_and_figure_with_a_result_has_a_row():
-    said = {part for row in ROWS for part in re.split(r", | and ", row.where)}
+    said = {part for row in ROWS for part in scorecard.parts(row.where)}
     results = {f"Table {n}" for n in range(1, 9)} | {f"Fig. {n}" for n in (1, 4, *range(5, 12))}
     assert results | {"Fig. 3a", "Fig. 3b", "Appendix G"} <= said
     for name in paper.names():  # whatever the paper's file holds is spoken of
@@ -27,6 +26,14 @@ def test_every_table_and_figure_with_a_result_has_a_row():
         number = name.removeprefix("table").removeprefix("fig")
         short = number if number in ("3a", "3b") else number.rstrip("abcd")
         assert f"{kind} {short}" in said, name
+
+
+@pytest.mark.parametrize("where, parts", [
+    ("Table 6, Fig. 3a", ["Table 6", "Fig. 3a"]), ("Figs. 7a, 11", ["Fig. 7", "Fig. 11"]),
+    ("Fig. 7b", ["Fig. 7"]), ("Appendix G", ["Appendix G"]), ("Authors", ["Authors"]),
+])
+def test_the_names_of_tables_and_figures(where, parts):
+    assert scorecard.parts(where) == parts
 
 
 def test_no_row_is_empty():

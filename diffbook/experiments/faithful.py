@@ -9,6 +9,7 @@ import torch
 from diffbook import paper
 from diffbook.experiments.experiment import Experiment, Preset, choose
 from diffbook.experiments.lm import ESTIMATED
+from diffbook.measure.lookback import lookback
 from diffbook.model import LanguageModel, ModelConfig
 from diffbook.records.compare import Claim
 from diffbook.tasks.faithful import HALLUCINATIONS, VERDICTS, FaithfulTask
@@ -41,7 +42,8 @@ def forced_shares(
 def measure(model: LanguageModel, task: FaithfulTask) -> dict[str, float | list[float]]:
     """:meth:`FaithfulTask.evaluate` in haystacks of 1 to 8 times the training's words, also
     ``crowded`` (more subjects and facts, few words); what is said when nothing may be left
-    unsaid; and answers and summaries by the share of facts against the prior."""
+    unsaid, and whether attention gives away what is wrong then (0.5: it does not, or nothing is);
+    and answers and summaries by the share of facts against the prior."""
     device = next(model.parameters()).device
     numbers: dict[str, float | list[float]] = {}
     for times in TIMES:
@@ -51,6 +53,9 @@ def measure(model: LanguageModel, task: FaithfulTask) -> dict[str, float | list[
         for answerable in (True, False):
             name = f"forced {'stated' if answerable else 'unstated'} {times}x"
             numbers[name] = forced_shares(model, there, answerable=answerable)
+        looked = lookback(model, there)
+        numbers[f"value share {times}x"] = looked.right
+        numbers[f"lookback auc {times}x"] = looked.auc if looked.n_wrong else 0.5
     crowded = replace(
         task, n_subjects=task.n_subjects + 2, n_facts=task.n_facts + 2 * task.n_attributes - 2)
     for name, value in crowded.evaluate(model, device, n=512).items():

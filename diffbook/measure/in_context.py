@@ -7,12 +7,16 @@ Figs. 6, 7 and 11 of the paper, on :class:`diffbook.tasks.in_context.InContextTa
 from __future__ import annotations
 
 import math
+from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffbook.attention import KVCache
+from diffbook.model import LanguageModel
 from diffbook.tasks.in_context import Demonstrations, InContextTask
 
 ORDERS = {"random": 10, "alternating": 30}  # how many of each, as in Figs. 7a and 7b
@@ -64,15 +68,27 @@ def ask(model: nn.Module, task: InContextTask, drawn: Demonstrations, items: Ten
     """The label that ``model`` gives to each of ``items`` (n_sets, n_test) behind its set's
     demonstrations: (n_sets, n_test). One item is asked at a time; only labels can be answered."""
     n_sets, n_test = items.shape
-    contexts = drawn.tokens.repeat_interleave(n_test, 0)  # (n_sets * n_test, 1 + 2 shots)
-    rows = torch.cat((contexts, items.reshape(-1, 1)), 1)
     weight = next(model.parameters(), None)
-    device = "cpu" if weight is None else weight.device
-    answers = [
-        model(part.to(device))[:, -1, task.first_label :].argmax(-1).cpu() + task.first_label
-        for part in rows.split(max(1, TOKENS // rows.shape[1]))
-    ]
-    return torch.cat(answers).reshape(n_sets, n_test)
+    device = torch.device("cpu") if weight is None else weight.device
+    per_pass = max(1, TOKENS // (n_test * (1 + drawn.tokens.shape[1])))
+    answers = []
+    for start in range(0, n_sets, per_pass):
+        contexts = drawn.tokens[start : start + per_pass].to(device)  # (sets, 1 + 2 shots)
+        asked = items[start : start + per_pass].reshape(-1, 1).to(device)  # (sets * n_test, 1)
+        if isinstance(model, LanguageModel):
+            # The demonstrations are read once for all items of the set.
+            caches = [KVCache() for _ in model.blocks]
+            model(contexts, caches=caches)
+            for cache in caches:
+                assert cache.k is not None and cache.v is not None
+                cache.k = cache.k.repeat_interleave(n_test, 0)
+                cache.v = cache.v.repeat_interleave(n_test, 0)
+            logits = model(asked, caches=caches)
+        else:
+            logits = model(torch.cat((contexts.repeat_interleave(n_test, 0), asked), 1))
+        choice = logits[:, -1, task.first_label :].argmax(-1).cpu() + task.first_label
+        answers.append(choice.reshape(-1, n_test))
+    return torch.cat(answers)
 
 
 def many_shot(
@@ -90,6 +106,13 @@ def curve_points(task: InContextTask) -> list[int]:
     """Demonstrations of each class: up to :data:`CURVE_POINTS` numbers, 1 to what fits."""
     most = (task.shots - 1) // task.n_classes
     return sorted({round(x) for x in np.linspace(1, most, min(most, CURVE_POINTS))})
+
+
+def order_points(task: InContextTask) -> dict[str, int]:
+    """Demonstrations of each class for the orders: a third of what fits, where answers can still
+    change, and all that fits."""
+    most = (task.shots - 1) // task.n_classes
+    return {"": max(1, round(0.3 * most)), "full ": most}
 
 
 def shuffled(
@@ -196,41 +219,52 @@ def order_effect(trials: Trials) -> OrderEffect:
 def in_context_measures(
     model: nn.Module, task: InContextTask, *, n_sets: int = SETS, curve_sets: int = CURVE_SETS
 ) -> dict[str, float | list[float]]:
-    """The many-shot curve (Fig. 6), and the orders of Figs. 7 and 11 taken apart."""
+    """The many-shot curve (Fig. 6), and the orders of Figs. 7 and 11 taken apart, with a third of
+    the demonstrations that fit; random orders also with all ("full")."""
     points = curve_points(task)
     curve = [many_shot(model, task, per_class, n_sets=curve_sets) for per_class in points]
     numbers: dict[str, float | list[float]] = {
         "few-shot accuracy": curve[0],
         # As the dashed lines of Fig. 6: the mean where the curve has become level.
         "many-shot accuracy": float(np.mean(curve[len(curve) // 2 :])),
+        # Halfway from naming any label of the sequence to all right.
+        "left the plateau": float(curve[-1] > (1 / task.n_classes + 1) / 2),
         "shots": [float(task.n_classes * per_class) for per_class in points],
         "accuracy by shots": curve,
     }
-    generator = torch.Generator().manual_seed(8_000_009)
-    drawn = balanced(task, n_sets, points[-1], generator)
-    for kind, orders in ORDERS.items():
-        trials = over_orders(model, task, drawn, kind, orders, generator)
-        found = order_effect(trials)
-        for name, value in found._asdict().items():
-            numbers[f"{name} {kind}"] = value
-        numbers[f"margin beyond level {kind}"] = found.margin - found.level
-        numbers[f"first set {kind}"] = trials.right[:, 0].mean(1).tolist()
+    for name, per_class in order_points(task).items():
+        generator = torch.Generator().manual_seed(8_000_009)
+        drawn = balanced(task, n_sets, per_class, generator)
+        for kind, orders in ORDERS.items():
+            if name and kind != "random":
+                continue
+            trials = over_orders(model, task, drawn, kind, orders, generator)
+            found = order_effect(trials)
+            for part, value in found._asdict().items():
+                numbers[f"{part} {name}{kind}"] = value
+            numbers[f"margin beyond level {name}{kind}"] = found.margin - found.level
+            numbers[f"first set {name}{kind}"] = trials.right[:, 0].mean(1).tolist()
     return numbers
 
 
 class Rule(nn.Module):
-    """A rule instead of a trained model, for comparison: the best one and some bad ones.
+    """A rule instead of a trained model, for comparison: the best one, and some bad ones.
 
-    Every demonstration of the asked item's group votes for its label with weight ``decay`` to the
-    power of the number of such demonstrations behind it.
+    With "votes" every demonstration of the asked item's group votes for its label, with weight
+    ``decay`` to the power of the number of such demonstrations behind it.
 
     Attributes:
-        kind: "votes"; "last" or "first": the label that stands last or first of all, whatever is
-            asked; "one": always the same label; "coin": any label, at random.
+        kind: "votes"; "best": the most probable label, given all that can be known: votes of *all*
+            groups, since two groups never have one label; "last" or "first": the label that stands
+            last or first of all, whatever is asked; "one": always the same label; "coin": any
+            label, at random.
         decay: 1 counts all votes alike, so that the order cannot matter; 0 hears the last only.
+
+    Raises:
+        ValueError: for another kind or decay, or more classes than "best" can try in all orders.
     """
 
-    KINDS = ("votes", "last", "first", "one", "coin")
+    KINDS = ("votes", "best", "last", "first", "one", "coin")
 
     def __init__(self, task: InContextTask, kind: str = "votes", decay: float = 1.0, seed: int = 0):
         super().__init__()
@@ -238,21 +272,63 @@ class Rule(nn.Module):
             raise ValueError(f"kind={kind!r}: choose one of {', '.join(self.KINDS)}")
         if not 0 <= decay <= 1:
             raise ValueError(f"decay={decay} is a weight from 0 to 1")
+        if kind == "best" and task.n_classes > 7:
+            raise ValueError(
+                f"kind='best' tries all orders of the classes: {task.n_classes} are too many, at "
+                "most 7 are feasible"
+            )
         self.task, self.kind, self.decay = task, kind, decay
         self.generator = torch.Generator().manual_seed(seed)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(batch, 2 + 2 shots), ending with the asked item, to logits (batch, 1, vocab)."""
+        """(batch, 2 + 2 shots), ending with the asked item, to scores (batch, 1, vocab)."""
+        task = self.task
         items, shown, asked = tokens[:, 1:-1:2], tokens[:, 2::2], tokens[:, -1:]
-        vocab = self.task.vocab_size
         if self.kind == "coin":
-            return torch.rand(len(tokens), 1, vocab, generator=self.generator)
+            return torch.rand(len(tokens), 1, task.vocab_size, generator=self.generator)
+        groups, group = (items - 1) // task.n_items, (asked - 1) // task.n_items
+        if self.kind == "best":
+            return self._best(groups, shown - task.first_label, group[:, 0])
         if self.kind != "votes":
-            one = torch.full_like(asked, self.task.first_label)
+            one = torch.full_like(asked, task.first_label)
             said = {"last": shown[:, -1:], "first": shown[:, :1], "one": one}[self.kind]
-            return torch.nn.functional.one_hot(said, vocab).double()
-        same = ((items - 1) // self.task.n_items == (asked - 1) // self.task.n_items).double()
+            return F.one_hot(said, task.vocab_size).double()
+        same = (groups == group).double()
         behind = same.flip(1).cumsum(1).flip(1) - same  # demonstrations of the group that follow
         weights = same * torch.tensor(self.decay, dtype=torch.float64) ** behind  # (batch, shots)
-        votes = torch.zeros(len(tokens), vocab, dtype=torch.float64)
+        votes = torch.zeros(len(tokens), task.vocab_size, dtype=torch.float64)
         return votes.scatter_add(1, shown, weights)[:, None]
+
+    def _best(self, groups: Tensor, labels: Tensor, asked: Tensor) -> Tensor:
+        """Posterior probability of each label: the mean over all one-to-one assignments of labels
+        to the sequence's groups, each weighed by the probability of the shown labels under it."""
+        task, batch, k = self.task, len(groups), self.task.n_classes
+        votes = torch.zeros(batch, task.n_groups * task.n_labels, dtype=torch.float64)
+        ones = torch.ones(groups.shape, dtype=torch.float64)
+        votes.scatter_add_(1, groups * task.n_labels + labels, ones)
+        votes = votes.reshape(batch, task.n_groups, task.n_labels)
+        # The k groups and labels of the sequence: those seen come first, some unseen fill up.
+        seen_group = votes.sum(2) > 0
+        seen_group[torch.arange(batch), asked] = True
+        seen_label = votes.sum(1) > 0
+        rows = seen_group.int().argsort(dim=1, descending=True, stable=True)[:, :k]
+        columns = seen_label.int().argsort(dim=1, descending=True, stable=True)[:, :k]
+        table = votes.gather(1, rows[..., None].expand(-1, -1, task.n_labels))
+        table = table.gather(2, columns[:, None].expand(-1, k, -1))  # (batch, k, k)
+        # A shown label is right with 1 - noise, and each of the k - 1 others has noise / (k - 1).
+        noise = max(task.noise, 1e-9)
+        per_vote = math.log((1 - noise) * (k - 1) / noise)
+        orders = torch.tensor(list(permutations(range(k))))  # (k!, k): the label of each group
+        total = torch.stack([table[:, at, orders[:, at]] for at in range(k)]).sum(0)  # (batch, k!)
+        weight = (per_vote * total).softmax(1)
+        mine = orders[:, (rows == asked[:, None]).int().argmax(1)].T  # (batch, k!)
+        found = torch.zeros(batch, k, dtype=torch.float64).scatter_add_(1, mine, weight)
+        # A label that was not seen is one of all that were not.
+        unseen = (~seen_label.gather(1, columns)).double()
+        others = (task.n_labels - seen_label.sum(1, keepdim=True)).clamp(min=1)
+        known = found * (1 - unseen)
+        each = (found * unseen).sum(1, keepdim=True) / others  # (batch, 1)
+        scores = torch.zeros(batch, task.vocab_size, dtype=torch.float64)
+        scores[:, task.first_label :] = torch.where(seen_label, 0.0, each)
+        scores.scatter_add_(1, columns + task.first_label, known)
+        return scores[:, None]

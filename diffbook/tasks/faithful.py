@@ -22,8 +22,8 @@ from diffbook.tasks.needle import CITIES
 VERDICTS = ("supported", "abstained", "silent", "prior", "misattributed", "invented")
 HALLUCINATIONS = ("prior", "misattributed", "invented")
 # What a whole summary can be; "unfaithful" takes one sentence that the document does not support.
-# The first three are free of hallucination. "broken" is a summary that is none: out of form, or
-# without an end.
+# The first three are free of hallucination; "empty" states nothing. "broken" is a summary that is
+# none: out of form, or without an end.
 OUTCOMES = ("complete", "partial", "empty", "unfaithful", "broken")
 FAITHFUL_OUTCOMES = ("complete", "partial", "empty")
 
@@ -48,7 +48,8 @@ class Summaries(NamedTuple):
 
 
 class Sentence(NamedTuple):
-    """What one sentence of a summary says: subject and attribute from 0, the value as token."""
+    """What one sentence of a summary says: subject and attribute from 0; the value as token, or
+    NOT_STATED."""
 
     subject: int
     attribute: int
@@ -324,9 +325,8 @@ class FaithfulTask:
             return sentences, True
         for i in range(0, len(said) - 2, 3):
             attribute, value, link = said[i : i + 3]
-            is_sentence = (
-                self.first_attribute <= attribute < self.first_value <= value < self.first_word)
-            if not is_sentence:
+            is_value = self.first_value <= value < self.first_word or value == self.NOT_STATED
+            if not (self.first_attribute <= attribute < self.first_value and is_value):
                 return sentences, False
             sentences.append(Sentence(subject, attribute - self.first_attribute, value))
             if not self.first_name <= link < self.first_attribute:
@@ -338,10 +338,11 @@ class FaithfulTask:
         """Judge continuations ``said`` (batch, new tokens) sentence by sentence, as :meth:`judge`
         does with answers, and as a whole.
 
-        A summary with one sentence that the document does not support is *unfaithful*. Else it
-        is *broken* when it is out of form, *empty* when it says nothing, *complete* when it says
-        all that is stated of its subject, and *partial* when some is left out. (A supported
-        sentence about somebody else does no harm, as the question is only what is supported.)
+        A summary with one hallucinated sentence is *unfaithful*. Else it is *broken* when it is out
+        of form, *empty* when it states nothing, *complete* when it says all that is stated of its
+        subject, and *partial* when some is left out. (A supported sentence about somebody else does
+        no harm, as the question is only what is supported. "Not stated" states nothing; no
+        reference has it, but models that learned it from questions say it here, too.)
         """
         prior = self.prior
         judged = []
@@ -350,7 +351,9 @@ class FaithfulTask:
             sentences, well_formed = self.read_summary(subject, said[row].tolist())
             verdicts = []
             for who, what, value in sentences:
-                if value == facts[who, what]:
+                if value == self.NOT_STATED:
+                    verdicts.append("abstained" if facts[who, what] == -1 else "silent")
+                elif value == facts[who, what]:
                     verdicts.append("supported")
                 elif value == prior[who, what]:
                     verdicts.append("prior")
@@ -366,7 +369,7 @@ class FaithfulTask:
                 outcome = "unfaithful"
             elif not well_formed:
                 outcome = "broken"
-            elif not sentences:
+            elif "supported" not in verdicts:
                 outcome = "empty"
             else:
                 outcome = "complete" if covered == 1 else "partial"
@@ -433,7 +436,7 @@ class FaithfulTask:
             **{f"summary {name}": outcomes[name] / n for name in OUTCOMES},
             **{
                 f"sentence {name}": sentences[name] / max(1, sentences.total())
-                for name in ("supported", *HALLUCINATIONS)
+                for name in VERDICTS
             },
         }
 
@@ -457,8 +460,10 @@ class FaithfulTask:
 
     def statement_text(self, subject: int, attribute: int, value: int) -> str:
         """One fact as an English sentence; ``value`` is a token, whatever a model said."""
-        verb = _numbered(STATEMENTS, attribute)
-        return f"{_numbered(PEOPLE, subject)} {verb} {self.describe(value)}."
+        person, verb = _numbered(PEOPLE, subject), _numbered(STATEMENTS, attribute)
+        if value == self.NOT_STATED:
+            return f"It is not stated where {person} {verb.rsplit(' ', 1)[0]}."
+        return f"{person} {verb} {self.describe(value)}."
 
     def answer_text(self, subject: int, attribute: int, said: int) -> str:
         """An answer as an English sentence."""
@@ -469,9 +474,9 @@ class FaithfulTask:
     def summary_text(self, summary: JudgedSummary) -> str:
         """The sentences of a summary in English, and a row of dots where it fell out of form."""
         told = [self.statement_text(*sentence) for sentence in summary.sentences]
-        if summary.outcome == "empty":
-            return "(nothing)"
-        return " ".join([*told, "..."] if summary.outcome == "broken" else told)
+        if summary.outcome == "broken":
+            told.append("...")
+        return " ".join(told) or "(nothing)"
 
     def document_text(self, tokens: Tensor) -> str:
         """The document of one row of tokens in English: a sentence for every fact and word."""
