@@ -1,5 +1,6 @@
 """Tables that are written from the repository's own files when the site is built.
 
+    <!-- figure -->     in index.md: the figure of chapter 3 that reacts
     <!-- chapters -->   in index.md: title, first aim and reading time of every chapter in _toc.yml
     <!-- costs -->      in book/runs.md: minutes of a run, by experiment and machine
     <!-- records -->    in book/runs.md: every measure of every shipped record
@@ -101,6 +102,21 @@ def contents_table(root: Path) -> str:
     return "\n".join(table(rows, right=(3,)))
 
 
+HERO = (
+    "Three square attention maps side by side. The first, map 1, and the second, lambda times map "
+    "2, are computed with softmax and have only positive weights. The third, their difference, has "
+    "positive weights in blue and negative weights in red."
+)
+
+
+def first_figure() -> str:
+    """The explorer of two maps and their difference; the book's picture where no script runs."""
+    from diffbook.show.reactive import fragment
+
+    html = fragment("difference", {"preset": "hand"}, "_static/hero.png", HERO)
+    return f"``````{{raw}} html\n{html}\n``````"
+
+
 # The way through the house; a module that is not named here comes last.
 ORDER = "attention blockwise rope signals model tasks train measure records experiments show"
 PRIVATE = ("cli", "__main__")
@@ -162,6 +178,9 @@ def fill(app: Sphinx, docname: str, source: list[str]) -> None:
     if docname == "index":
         for path in (ROOT / "_toc.yml", *ROOT.glob("book/*.ipynb")):
             app.env.note_dependency(str(path))
+        for path in PACKAGE.glob("show/js/*.js"):
+            app.env.note_dependency(str(path))
+        put("<!-- figure -->", first_figure())
         put("<!-- chapters -->", contents_table(ROOT))
     if docname == "book/api":
         for path in PACKAGE.rglob("*.py"):

@@ -36,6 +36,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--hide-scrollbars",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # no other host can be reached
     "--remote-debugging-port=0",
 )
 PHONE, DESKTOP = 390, 1280
@@ -85,8 +86,16 @@ class Browser:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._send(f"{domain}.enable")
 
-    def visit(self, url: str, *, width: int = DESKTOP, dark: bool = False) -> Visit:
-        """Load ``url`` in a window ``width`` CSS pixels wide and wait until it is at rest."""
+    def visit(
+        self, url: str, *, width: int = DESKTOP, dark: bool = False, scripts: bool = True,
+        still: bool = False,
+    ) -> Visit:
+        """Load ``url`` in a window ``width`` CSS pixels wide and wait until it is at rest.
+
+        Without ``scripts`` the page's JavaScript is off; with ``still`` its reader asks for less
+        motion.
+        """
+        self._send("Emulation.setScriptExecutionDisabled", value=not scripts)
         self._send(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -95,7 +104,8 @@ class Browser:
             mobile=width < 600,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self._send("Emulation.setEmulatedMedia", features=[scheme])
+        motion = {"name": "prefers-reduced-motion", "value": "reduce" if still else "no-preference"}
+        self._send("Emulation.setEmulatedMedia", features=[scheme, motion])
         self._events.clear()
         self._send("Page.navigate", url=url)
         self._wait_for("Page.loadEventFired")
@@ -117,17 +127,55 @@ class Browser:
         return answer["result"].get("value")
 
     def press(self, key: str) -> None:
-        """Press and release a key that has the same name and text-free code, or Enter."""
-        text = {"text": "\r"} if key == "Enter" else {}
+        """Press and release a key: a sign, or one of Enter, Tab, Home, End, ArrowLeft, …"""
+        codes = {"Enter": 13, "Tab": 9, " ": 32, "End": 35, "Home": 36, "ArrowLeft": 37,
+                 "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Backspace": 8}
+        text = {"text": "\r" if key == "Enter" else key} if key == "Enter" or len(key) == 1 else {}
         for kind in ("keyDown", "keyUp"):
             self._send(
                 "Input.dispatchKeyEvent",
                 type=kind,
                 key=key,
-                code=key,
-                windowsVirtualKeyCode={"Enter": 13, "Tab": 9}.get(key, 0),
-                **text,
+                code="Space" if key == " " else key,
+                windowsVirtualKeyCode=codes.get(key, 0),
+                **(text if kind == "keyDown" else {}),
             )
+
+    def write(self, text: str) -> None:
+        """Type ``text`` into what has the focus."""
+        self._send("Input.insertText", text=text)
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float], steps: int = 5) -> None:
+        """Press the mouse at ``start``, move it to ``end``, let go; points in CSS pixels of the
+        window. With ``start == end`` this is a click."""
+
+        def mouse(kind: str, at: tuple[float, float], buttons: int) -> None:
+            self._send("Input.dispatchMouseEvent", type=kind, x=at[0], y=at[1], button="left",
+                       buttons=buttons, clickCount=1)
+
+        mouse("mousePressed", start, 1)
+        for step in range(1, steps + 1 if start != end else 1):
+            share = step / steps
+            mouse("mouseMoved", (start[0] + share * (end[0] - start[0]),
+                                 start[1] + share * (end[1] - start[1])), 1)
+        mouse("mouseReleased", end, 0)
+
+    def accessible(self) -> list[dict[str, Any]]:
+        """What a screen reader gets: role, name and value of everything on the page that has a
+        role, shadow roots included."""
+        nodes = self._send("Accessibility.getFullAXTree")["nodes"]
+        return [
+            {key: node.get(key, {}).get("value") for key in ("role", "name", "value")}
+            for node in nodes if not node.get("ignored")
+        ]
+
+    def errors(self) -> list[str]:
+        """Errors on the console since the last visit began."""
+        return self._visit_so_far().errors
+
+    def requests(self) -> list[str]:
+        """Addresses asked for since the last visit began."""
+        return self._visit_so_far().requests
 
     def screenshot(self, path: Path, *, full: bool = True) -> None:
         """Write the page, or with ``full=False`` its first screen, as a PNG."""

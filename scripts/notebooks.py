@@ -2,6 +2,7 @@
 
     python scripts/notebooks.py sync  [files]   write the setup cell, tidy the metadata and cell ids
     python scripts/notebooks.py run   [files]   execute top to bottom and store the outputs in place
+    python scripts/notebooks.py figures [files] put today's JavaScript into the stored figures
     python scripts/notebooks.py check [files]   say what is wrong; exit 1 if anything is
 
 Without files, all chapters (`book/*.ipynb`) are meant. The setup cell is rendered from the
@@ -250,6 +251,29 @@ def _tidy_outputs(outputs: list[nbformat.NotebookNode]) -> list[nbformat.Noteboo
     return tidy
 
 
+def renew_figures(path: Path) -> bool:
+    """Put today's JavaScript into the figures that react; True if the file changed.
+
+    The chapter is not run: data and pictures stay what its cells made of them.
+    """
+    from diffbook.show.reactive import refreshed
+
+    notebook = read(path)
+    before = as_text(notebook)
+    for output in _outputs(notebook):
+        data = output.get("data", {})
+        if "text/html" in data:
+            data["text/html"] = refreshed(data["text/html"])
+    if as_text(notebook) == before:
+        return False
+    write(path, notebook)
+    return True
+
+
+def _outputs(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
 # ---------------------------------------------------------------- check
 
 
@@ -328,6 +352,55 @@ def _text_problems(notebook: nbformat.NotebookNode) -> list[str]:
     return found
 
 
+def quick_check_problems(prose: str) -> list[str]:
+    """What is wrong with the questions of a chapter's "## Quick check", if it has one.
+
+    A question is a paragraph that begins with its bold number. Below it stand three or four
+    options, each a `<details>` with a letter and plain text in its summary, where Markdown and
+    formulas would stay raw, and a verdict with its reason inside. One option is right. The site
+    makes a self-test of this (`_static/selftest.js`); without a script it still can be read.
+    """
+    section = re.search(r"^## Quick check\s*\n(.*?)(?=^## |\Z)", prose, re.M | re.S)
+    if section is None:
+        return []
+    _, *parts = re.split(r"^\*\*(\d+)\.\*\*[ \n]", section.group(1), flags=re.M)
+    numbers, questions = parts[::2], parts[1::2]
+    found = []
+    if not 2 <= len(numbers) <= 5 or numbers != [str(n + 1) for n in range(len(numbers))]:
+        found.append(f"questions {numbers}, not 1, 2 ... up to 5, each `**1.** text`")
+    for number, question in zip(numbers, questions, strict=True):
+        found += [f"question {number}: {line}" for line in _option_problems(question)]
+    return [f"quick check: {line}" for line in found]
+
+
+def _option_problems(question: str) -> list[str]:
+    text, *options = re.split(r"^<details>\n", question, flags=re.M)
+    found = [] if text.strip() else ["no text before the options"]
+    letters, right = "", 0
+    for option in options:
+        match = re.fullmatch(
+            r"<summary>([A-D])\. (\S[^\n]*)</summary>\n\n"
+            r"\*\*(Right|No|Not quite)\.\*\* (\S.*?)\n\n</details>\s*",
+            option,
+            re.S,
+        )
+        if match is None:
+            return found + [
+                f"{option.strip()[:40]!r} is no option: <details>, <summary>A. text</summary>, "
+                "then **Right.**, **No.** or **Not quite.** and the reason, </details>"
+            ]
+        letter, summary, verdict, _ = match.groups()
+        letters += letter
+        right += verdict == "Right"
+        if re.search(r"[$*`]|\]\(", summary):
+            found.append(f"Markdown stays raw in the option {summary!r}")
+    if letters not in ("ABC", "ABCD"):
+        found.append(f"options {letters or 'none'}, not ABC or ABCD")
+    if right != 1:
+        found.append(f"{right} right options, not one")
+    return found
+
+
 def _output_problems(cell: nbformat.NotebookNode) -> list[str]:
     found = []
     expects_error = {"raises-exception", "nbval-raises-exception"} & set(
@@ -373,7 +446,7 @@ def check(path: Path) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("command", choices=["sync", "run", "check"])
+    parser.add_argument("command", choices=["sync", "run", "figures", "check"])
     parser.add_argument("files", nargs="*", type=Path, help="default: every chapter")
     parser.add_argument("--timeout", type=int, default=600, help="seconds a cell may take")
     options = parser.parse_args(arguments)
@@ -387,6 +460,8 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             if options.command == "sync":
                 print(f"{path.name}: {'written' if sync(path) else 'unchanged'}")
+            elif options.command == "figures":
+                print(f"{path.name}: {'renewed' if renew_figures(path) else 'unchanged'}")
             elif options.command == "run":
                 seconds = run(path, options.timeout)
                 total += seconds

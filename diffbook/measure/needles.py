@@ -7,6 +7,7 @@ model has left the plateau on which it names *some* needle.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -26,6 +27,7 @@ TABLE2_TIMES = (1, 2, 4, 8)  # lengths, in training lengths
 FIG5 = (8, 1)  # (N, R) of Fig. 5
 FIG5_TIMES = tuple(range(1, 9))  # it has eight lengths, 8K to 64K
 SAMPLES = 50  # for each depth and length, as in the paper
+Z = 1.959963984540054  # 97.5 % of the normal distribution lies below
 
 
 @torch.no_grad()
@@ -173,3 +175,32 @@ def retrieval_measures(
     accuracy = numbers["said 1x"][RIGHT]  # type: ignore[index]
     numbers["left the plateau"] = float(left_plateau(accuracy, task.n_needles))
     return numbers
+
+
+def binomial_interval(right: float, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share, ``right`` of ``n`` samples: all shares whose own normal
+    error reaches so far. Unlike p ± 2 standard errors it has a width at 0 and 1, too.
+
+    Raises:
+        ValueError: when ``right`` is no count out of ``n``.
+    """
+    if not 0 <= right <= n or n < 1:
+        raise ValueError(f"right={right} of n={n}: give 0 to n right ones, and at least one sample")
+    p, z2 = right / n, Z**2
+    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n**2)) / (1 + z2 / n)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def binomial_difference(
+    right_a: float, n_a: int, right_b: float, n_b: int,
+) -> tuple[float, float]:
+    """Newcombe's 95 % interval of the difference of two shares, a - b, from Wilson's of each; for
+    independent samples."""
+    a, b = right_a / n_a, right_b / n_b
+    low_a, high_a = binomial_interval(right_a, n_a)
+    low_b, high_b = binomial_interval(right_b, n_b)
+    return (
+        a - b - math.hypot(a - low_a, high_b - b),
+        a - b + math.hypot(high_a - a, b - low_b),
+    )

@@ -14,7 +14,10 @@ export function compareKeys(a, b, descending = false) {
 /** Whether a row's text holds all words, and its chosen column the chosen value ("" is any). */
 export function matches(text, words, value, chosen) {
   const low = text.toLowerCase();
-  const found = words.toLowerCase().split(/\s+/).every((word) => low.includes(word));
+  const found = words
+    .toLowerCase()
+    .split(/\s+/)
+    .every((word) => low.includes(word));
   return found && (chosen === "" || value === chosen);
 }
 
