@@ -1,4 +1,4 @@
-"""The command line: ``python -m diffbook train | record | needle | generate | bench``."""
+"""The command line: ``python -m diffbook train | record | needle | generate | bench | grade``."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ examples
   python -m diffbook needle --model Qwen/Qwen2.5-0.5B --lengths 1024,4096 --out qwen.json
   python -m diffbook record --list
   python -m diffbook bench --seq 256,1024 --threads 1
+  python -m diffbook grade hand-ins/ --assignment A2 --out results/
 """
 
 
@@ -101,6 +102,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     sub.add_argument("--threads", type=int, help="of the CPU; default: as torch has it")
     sub.add_argument("--repeats", type=int, default=5, help="turns of each; the fastest counts")
+
+    sub = command(
+        "grade", _grade, "grade a folder of hand-ins of an assignment",
+        "Each runs in a box apart. Stopped? The same command goes on; what is graded is kept.")
+    _add_grade(sub)
     return parser
 
 
@@ -196,6 +202,30 @@ def _add_train(sub: argparse.ArgumentParser) -> None:
     group.add_argument("--eval-every", type=int, default=100, help="steps")
     group.add_argument("--checkpoint-every", type=int, default=100, help="steps")
     group.add_argument("--tensorboard", action="store_true", help="curves for TensorBoard (extra)")
+
+
+def _add_grade(sub: argparse.ArgumentParser) -> None:
+    group = sub.add_argument_group("what")
+    group.add_argument("folder", type=Path, help="of hand-ins: ada-A2.ipynb or ada/A2.ipynb are "
+                       "ada's; or one file")
+    group.add_argument("--assignment", help="such as A2; its bundle is in BUNDLES")
+    group.add_argument("--bundles", type=Path, default=Path("book/assignments/bundles"),
+                       help="folder of bundles")
+    group.add_argument("--bundle", type=Path, help="the file of a bundle, in their place")
+    group.add_argument("--roster", type=Path, help="table (CSV) with the columns file and student, "
+                       "where names of files are not ids")
+    group.add_argument("--student", default="", help="the id, for a single hand-in")
+    group = sub.add_argument_group("results")
+    group.add_argument("--out", type=Path, default=Path("results"), help="folder of the results")
+    group.add_argument("--gradescope", type=Path, metavar="FILE",
+                       help="results.json of a single hand-in, as Gradescope reads it")
+    group.add_argument("--again", action="store_true", help="grade finished ones, too")
+    group = sub.add_argument_group("how")
+    group.add_argument("--jobs", type=int, default=2, help="hand-ins at the same time")
+    group.add_argument("--isolation", choices=("namespaces", "user", "limits"),
+                       help="how strong the box is; default: the strongest this machine can, but "
+                       "not limits, which has to be asked for")
+    group.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _train(options: Any) -> None:
@@ -432,3 +462,30 @@ def _bench(options: Any) -> None:
     print(f"torch {torch.__version__}, {where}, {options.dtype}; batch {options.batch}, "
           f"{options.heads} differential heads, d {options.d}; fastest of {options.repeats}")
     print(table(rows))
+
+
+def _grade(options: Any) -> None:
+    import json
+
+    from diffbook.grade import batch, box, bundle, report
+
+    box.not_inspectable()
+    if (options.assignment is None) == (options.bundle is None):
+        raise ValueError("which assignment? Give --assignment A2, or --bundle FILE, and not both")
+    path = options.bundle or options.bundles / f"{options.assignment}.json"
+    chosen = bundle.load(path)
+    results = batch.grade_folder(
+        options.folder, chosen, options.out, jobs=options.jobs, level=options.isolation,
+        roster=batch.read_roster(options.roster) if options.roster else None,
+        student=options.student, again=options.again, progress=not options.quiet,
+    )
+    if options.gradescope:
+        if len(results) != 1:
+            raise ValueError(f"--gradescope is for one hand-in, there are {len(results)}")
+        text = json.dumps(report.gradescope(results[0], chosen), ensure_ascii=False)
+        report.write_text(options.gradescope, text)
+    print(report.summary(results, chosen))
+    for result in results:
+        for reason in result.look:
+            print(f"look at {result.student}: {reason}")
+    print(f"{len(results)} hand-ins, reports and scores.csv in {options.out}")
