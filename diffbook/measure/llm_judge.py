@@ -32,11 +32,11 @@ from diffbook.tasks.faithful import (
 Ask = Callable[[str], str]  # a prompt -> a reply; any model, any service
 
 PROMPT = """\
-You check a {kind} against a document. The document is the only source that counts; what you know \
-of the world does not. The {kind} passes if every statement in it can be inferred from the \
+Below are a document and a proposed {kind}. The document is the only source that counts; what you \
+know of the world does not. The {kind} passes if every statement in it can be inferred from the \
 document. It may leave things out, and it may differ from the reference, as long as it states \
-nothing that the document does not support. A {kind} that states nothing, or only says that the \
-document does not tell, passes. A {kind} that breaks off in "..." does not pass.
+nothing that the document does not support. It also passes if it states nothing, or only says that \
+the document does not tell. It does not pass if it breaks off in "...".
 
 Document: {document}
 

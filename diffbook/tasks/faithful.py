@@ -436,7 +436,7 @@ class FaithfulTask:
             **{f"summary {name}": outcomes[name] / n for name in OUTCOMES},
             **{
                 f"sentence {name}": sentences[name] / max(1, sentences.total())
-                for name in VERDICTS
+                for name in ("supported", *HALLUCINATIONS)
             },
         }
 
