@@ -6,6 +6,7 @@
 * Chapter buttons: under a chapter's title, "Run on Colab" and "Download", where readers look.
 * Links between chapters inside of a cell's HTML output: they name notebooks, as Jupyter needs it,
   and lead to pages here.
+* Pictures of a chapter load when the reader comes near them.
 * No foreign scripts: sphinx-thebe, which Jupyter Book always loads, adds a script that only works
   with an outside service (and adds it twice, which is an error in the console). It is dropped.
 """
@@ -24,8 +25,7 @@ from sphinx.transforms import SphinxTransform
 class PictureWithAltText:
     """A myst-nb renderer plugin: the output's own `alt` metadata becomes the picture's alt text.
 
-    myst-nb itself only knows an alt text per cell. The height is left to the browser, so that a
-    picture keeps its shape when a phone makes it narrower.
+    myst-nb itself only knows an alt text per cell.
     """
 
     mime_priority_overrides: ClassVar[list[tuple[str, str, int | None]]] = []
@@ -42,7 +42,6 @@ class PictureWithAltText:
         for picture in rendered:
             picture["alt"] = alt
             picture["classes"] = [*picture.get("classes", []), "figure-output"]
-            picture.attributes.pop("height", None)
         return rendered
 
 
@@ -101,6 +100,29 @@ def link_chapters(
         context["body"] = re.sub(r'href="(\d\d_\w+)\.ipynb"', r'href="\1.html"', context["body"])
 
 
+def load_pictures_late(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Let every picture of a cell after the first one load when the reader comes near it.
+
+    The style sheet lets a picture shrink on a phone; its shape keeps the place for it meanwhile.
+    """
+    number = 0
+
+    def late(found: re.Match[str]) -> str:
+        nonlocal number
+        number += 1
+        tag = re.sub(
+            r'style="width: (\d+)px; height: (\d+)px;"',
+            r'style="width: \1px; aspect-ratio: \1 / \2;"', found[0])
+        return tag if number == 1 else tag.replace("<img ", '<img loading="lazy" ', 1)
+
+    if "body" in context:
+        context["body"] = re.sub(
+            r'<img (?=[^>]*class="[^"]*figure-output)(?![^>]*src="data:)[^>]*>', late,
+            context["body"])
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register all of it with Sphinx."""
     plugins = load_mime_renders()  # myst-nb keeps this list for the whole build
@@ -111,4 +133,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("html-page-context", drop_thebe, priority=900)
     app.connect("html-page-context", link_chapters)
     app.connect("html-page-context", add_chapter_buttons)
+    app.connect("html-page-context", load_pictures_late)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

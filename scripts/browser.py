@@ -109,6 +109,9 @@ class Browser:
         self._events.clear()
         self._send("Page.navigate", url=url)
         self._wait_for("Page.loadEventFired")
+        if not scripts:  # nothing would answer
+            time.sleep(0.3)
+            return self._visit_so_far()
         # Formulas are set after the load event; without MathJax the promise is ready at once.
         self.evaluate(
             "(async () => { await (window.MathJax?.startup?.promise ?? 0);"

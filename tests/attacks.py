@@ -1,7 +1,7 @@
 """Hand-ins that are dishonest or broken, and what has to come of each.
 
-``code``: a notebook as a script, made from the model solution of A2. ``points``: what it may get, of
-25. ``says``: words that have to be in its report. ``look``: whether a person is told.
+``code``: a notebook as a script, made from the model solution of A2. ``points``: what it may get,
+of 25. ``says``: words that have to be in its report. ``look``: whether a person is told.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ signal.signal(signal.SIGALRM, signal.SIG_IGN)
 while True:
     try:
         while True: pass
-    except BaseException: pass"""), FULL, "Cell 1 was left out"),
+    except BaseException: pass"""), FULL, "Cell 1 "),
     "endless call": Attack(after("""\
 def lam(*a):
     while True: pass
@@ -252,7 +252,8 @@ for _ in range(500):
     threading.Thread(target=time.sleep, args=(600,), daemon=True).start()"""), FULL, "stopped"),
     "memory": Attack(before("import torch\nx = torch.ones(20_000_000_000)"), FULL, "Cell 1 "),
     "memory, bit by bit": Attack(
-        before("x = []\nwhile True: x.append(bytearray(10_000_000))"), FULL, "MemoryError|stopped after|memory"),
+        before("x = []\nwhile True: x.append(bytearray(10_000_000))"), FULL,
+        "MemoryError|stopped after|memory"),
     "memory of many": Attack(before("""\
 import os, time
 for _ in range(6):
@@ -260,7 +261,8 @@ for _ in range(6):
         x = bytearray(b"x") * 300_000_000
         time.sleep(600)
 time.sleep(600)"""), FULL, "memory|stopped after|longer than"),
-    "flood": Attack(before("while True: print('x' * 100_000)"), FULL, "printed more than|stopped after"),
+    "flood": Attack(before("while True: print('x' * 100_000)"), FULL,
+                    "printed more than|stopped after"),
     "a lot of text": Attack(before("for _ in range(200): print('x' * 10_000)"), FULL, "xxx"),
     "big file": Attack(before("open('big', 'wb').write(bytes(10**9))"), FULL, "Cell 1 "),
     "many files": Attack(before("""\
@@ -324,7 +326,8 @@ def colab(code: str) -> bytes:
     made = notebook(
         code, colab={"provenance": [], "gpuType": "T4", "include_colab_link": True},
         accelerator="GPU", widgets={"application/vnd.jupyter.widget-state+json": {"state": {}}},
-        kernelspec={"name": "python3", "display_name": "Python 3"}, language_info={"name": "python"},
+        kernelspec={"name": "python3", "display_name": "Python 3"},
+        language_info={"name": "python"},
     )
     made["nbformat_minor"] = 0
     for number, cell in enumerate(made["cells"]):

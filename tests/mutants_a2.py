@@ -143,7 +143,8 @@ WRONG: dict[str, Mutant] = {
     "layers from 0": Mutant(
         [("(layer - 1))\n", "layer)\n")], {"A2.3": 1}, {"layer-from-0"}, "counted from 1"),
     "layers one late": Mutant(
-        [("(layer - 1))\n", "(layer - 2))\n")], {"A2.3": 1}, {"layer-one-late"}, "Was 1 subtracted"),
+        [("(layer - 1))\n", "(layer - 2))\n")], {"A2.3": 1}, {"layer-one-late"},
+        "Was 1 subtracted"),
     "halves paired": Mutant(
         [("return q[:, 0::2], k[:, 0::2], q[:, 1::2], k[:, 1::2], v",
           "return (q[:, :n_heads], k[:, :n_heads], q[:, n_heads:],\n"
@@ -212,7 +213,7 @@ WRONG: dict[str, Mutant] = {
     "λ as a Python number": Mutant(
         [(LAM, "    return float(first - second) + init\n")], {"A2.4": 2}, {"detached"},
         "no gradient reaches"),
-    "λ fixed in __init__": Mutant(
+    "λ fixed when built": Mutant(
         [("""\
         lam_ = lam(self.lambda_q1, self.lambda_k1, self.lambda_q2,
                    self.lambda_k2, self.init)

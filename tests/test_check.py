@@ -152,8 +152,7 @@ def test_mistakes_have_messages_that_teach():
                 assert 40 < len(mistake.says) < 400, mistake
                 assert mistake.says.endswith((".", "?"))
                 assert 0 < mistake.costs <= 3
-            home = [m for m in task.mistakes]
-            assert all(m.costs <= task.points for m in home)
+            assert all(m.costs <= task.points for m in task.mistakes)
 
 
 @pytest.mark.parametrize("thing, words", [

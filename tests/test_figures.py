@@ -71,9 +71,9 @@ def test_works_with_keyboard_and_names_its_controls(tab, address, case, capsys):
     assert spoken == figure.sentence, "what is seen and what is spoken say the same"
     controls = figure.controls()
     assert controls and all(control["label"] for control in controls)
-    drawings = figure.ask("return [...root.querySelectorAll('svg, canvas')]"
+    drawings = figure.ask("return [...root.querySelectorAll('.drawing')]"
                           ".map(one => [one.getAttribute('role'), one.getAttribute('aria-label')])")
-    assert all(role == "img" and label.strip() for role, label in drawings)
+    assert all(role in ("img", "grid") and label.strip() for role, label in drawings)
     # Every slider: an arrow key moves it, what stands beside it and what is read out agree.
     for control in [c for c in controls if c["kind"] == "range" and not c["disabled"]]:
         low = control["value"] == control["min"]
@@ -126,10 +126,9 @@ def test_follows_the_theme_and_fits_a_phone(tab, address, case):
 def test_without_scripts_the_still_picture_stands(tab, address, case):
     page, name = case
     tab.visit(address + page, scripts=False)
-    picture = Figure(tab, name).tab.evaluate(
+    picture = tab.evaluate(
         f"(() => {{ const img = {Figure(tab, name).host}.querySelector('img');"
-        " return [img.complete && img.naturalWidth, img.alt, img.getBoundingClientRect().width]; })()"
-    )
+        " return [img.complete && img.naturalWidth, img.alt, img.clientWidth]; })()")
     tab.visit("about:blank")
     assert picture[0] > 300 and picture[1].strip() and picture[2] > 300
 
@@ -167,7 +166,8 @@ STORED = stored()
 @pytest.mark.parametrize("name", STORED)
 def test_stands_alone_from_a_file_in_a_sandbox_and_under_a_strict_policy(tab, tmp_path, name):
     """As on Colab: alone in a frame that may not touch anything else."""
-    policy = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
+    policy = ("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+              "img-src data:")
     (tmp_path / "alone.html").write_text(
         "<!doctype html><meta charset=utf-8>"
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
@@ -198,7 +198,8 @@ def figure_text(heard: list[str]) -> str:
 
 
 PIXEL = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==")
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAA"
+    "AABJRU5ErkJggg==")
 
 
 def open_fragments(tab, tmp_path, *fragments):
@@ -257,7 +258,8 @@ def test_as_a_widget_values_go_to_python_and_come_back(tab, tmp_path):
         const state = { data: { log2_n: 12, m: 8, s: 1 }, values: { m: 5 } };
         const heard = {};
         window.model = { get: (key) => state[key], set: (key, value) => { state[key] = value; },
-          on: (event, act) => { heard[event] = act; }, save_changes: () => { window.saved = state; },
+          on: (event, act) => { heard[event] = act; },
+          save_changes: () => { window.saved = state; },
           change: (key, value) => { state[key] = value; heard[`change:${key}`](); } };
         widget.render({ model: window.model, el: document.querySelector('[data-figure]') });
         })();</script>""", encoding="utf-8")

@@ -311,7 +311,7 @@ def test_a1_with_personal_numbers(tmp_path, nursery):
     lines = ["file,student"]
     for kind, entries in (("right", mutants_a1.RIGHT),
                           ("wrong", {k: m.changes for k, m in mutants_a1.WRONG.items()})):
-        for number, (name, changes) in enumerate(entries.items()):
+        for number, changes in enumerate(entries.values()):
             (folder / f"{kind}{number}.py").write_text(mutants_a2.changed(model, changes))
             lines.append(f"{kind}{number}.py,solution")
     (folder / "Copied-A1.py").write_text(model)  # a copy of somebody else's numbers

@@ -243,7 +243,8 @@ GAIN_MISTAKES = (
             "it, too: p1 - λ p2 is left."),
     Mistake("twenty-log", 1, "The factor is 20, and the ratio is one of powers already: 10 log10."),
     Mistake("signal-not-squared", 1, "Signal *power* is the square of the signal that is left."),
-    Mistake("natural-log", 1, "The logarithm is natural. Decibels take the one of base 10: np.log10."),
+    Mistake("natural-log", 1, "The logarithm is natural. Decibels take the one of base "
+            "10: np.log10."),
     Mistake("inverted", 1, "The sign is wrong: a gain is SNR after over SNR before, in dB positive "
             "when things got better."),
     *LEFT_MISTAKES[:2],
@@ -278,7 +279,8 @@ TASKS = (
     Task("A1.4", "The margin you need, with your own numbers", "my_margin", 2, _margin_cases,
          required_margin, MARGIN_MISTAKES, probe=value, rtol=0.01, atol=1e-2, group=1),
     Task("A1.5", "The simulation", "simulate", 4, _simulation_cases, simulate,
-         SIMULATION_MISTAKES, _simulation_symptom, probe=probe_simulation, compare=same_law, group=1),
+         SIMULATION_MISTAKES, _simulation_symptom, probe=probe_simulation, compare=same_law,
+         group=1),
     Task("A1.6", "What a subtraction leaves of the noise", "noise_left", 2, _left_cases,
          noise_left, LEFT_MISTAKES),
     Task("A1.7", "The gain in signal-to-noise ratio", "snr_gain_db", 4, _gain_cases, snr_gain_db,

@@ -170,8 +170,8 @@ INIT_MISTAKES = (
     Mistake("layer-one-late", 1, "The index is off by one the other way: layer 2 has the value of "
             "layer 1. Was 1 subtracted twice? Here layers count from 1, in the official code from "
             "0."),
-    Mistake("exponent-sign", 1, "λ_init falls without limit: the exponent has the wrong sign. It is "
-            "exp(-0.3 (l - 1)), which goes to 0, so that λ_init goes to 0.8."),
+    Mistake("exponent-sign", 1, "λ_init falls without limit: the exponent has the wrong sign. It "
+            "is exp(-0.3 (l - 1)), which goes to 0, so that λ_init goes to 0.8."),
 )
 
 
@@ -373,7 +373,7 @@ LAYER_MISTAKES = (
             "heads of a layer share one λ: four vectors of shape (d,)."),
     Mistake("no-o-proj", 2, "The output is not multiplied by W^O: the heads are joined, and then "
             "self.o_proj has to follow."),
-    Mistake("gain-missing", 1, "self.gain does not reach the output. Each normalized head is "
+    Mistake("gain-missing", 1, "The parameter self.gain does not reach the output. Each normalized head is "
             "multiplied by the learned gain (2d,), before (1 - λ_init) or after it."),
     Mistake("heads-not-joined", 2, "Heads were joined without moving them behind the positions: "
             "(batch, heads, seq, 2d) has to become (batch, seq, heads, 2d) before the reshape."),

@@ -166,6 +166,12 @@ def build_root(root: str, plan: Plan) -> None:
     """Put a small read-only system at ``root``: Python, the allowed packages, a scratch folder."""
     _mount(None, "/", None, _REC | _PRIVATE)
     _mount("tmpfs", root, "tmpfs", _NOSUID | _NODEV, "size=4m,mode=755")
+    # All that a hand-in can write to; the limit of its files is the size. First, because what is
+    # mounted next may lie in /tmp.
+    for folder, size in (("tmp", plan.limits.files), ("dev/shm", plan.limits.files // 4)):
+        os.makedirs(f"{root}/{folder}")
+        _mount("tmpfs", f"{root}/{folder}", "tmpfs", _NOSUID | _NODEV,
+               f"size={size},mode=1777,nr_inodes=20000")
     for path in _python_folders():
         _bind(root, path)
     for path in SYSTEM:
@@ -183,12 +189,8 @@ def build_root(root: str, plan: Plan) -> None:
         elif os.path.exists(root + path):
             _mount("/dev/null", root + path, None, _BIND)
     _devices(root)
-    for folder in ("tmp", "proc", "dev/shm", "old"):
+    for folder in ("proc", "old"):
         os.makedirs(f"{root}/{folder}", exist_ok=True)
-    # All that a hand-in can write to; the limit of its files is the size.
-    for folder, size in (("tmp", plan.limits.files), ("dev/shm", plan.limits.files // 4)):
-        _mount("tmpfs", f"{root}/{folder}", "tmpfs", _NOSUID | _NODEV,
-               f"size={size},mode=1777,nr_inodes=20000")
     os.makedirs(f"{root}/etc", exist_ok=True)
     Path(f"{root}/etc/passwd").write_text("nobody:x:65534:65534:nobody:/tmp:/bin/false\n")
     Path(f"{root}/etc/group").write_text("nogroup:x:65534:\n")

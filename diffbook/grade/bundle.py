@@ -133,7 +133,8 @@ def _hidden(source: str, assignment: str) -> dict[str, list[Cases]]:
 
         return mark
 
-    space = {"hidden": hidden, "Case": Case, "np": np, "torch": torch, "Iterable": Iterable, "Iterator": Iterator}
+    space = {"hidden": hidden, "Case": Case, "np": np, "torch": torch, "Iterable": Iterable,
+             "Iterator": Iterator}
     try:
         exec(compile(source, f"<hidden tests of {assignment}>", "exec"), space)
     except Exception as error:

@@ -19,6 +19,7 @@ import traceback
 import types
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,14 +44,19 @@ def live(channel: socket.socket, packages: str) -> None:
         token = request.pop("token")
         try:
             if request["do"] == "run":
-                answer = _run(request, space, lambda cell: _send(
-                    channel, wire.encode({"token": token, "cell": cell}), own))
+                progress = partial(_begins, channel, token, own)
+                answer = _run(request, space, progress)
             else:
                 answer = _probe(request, space)
             frame = wire.encode({"token": token} | answer)
         except BaseException as error:  # also exit() and Ctrl-C: the reply says what happened
             frame = wire.encode({"token": token, "error": _describe(error)})
         _send(channel, frame, own)
+
+
+def _begins(channel: socket.socket, token: str, own: int, cell: int) -> None:
+    """Say that a cell begins."""
+    _send(channel, wire.encode({"token": token, "cell": cell}), own)
 
 
 def _send(channel: socket.socket, frame: bytes, own: int) -> None:
@@ -70,16 +76,17 @@ def _settle(packages: str) -> None:
     sys.path_importer_cache.clear()
     sys.argv[:] = ["notebook"]
     for number, name in ((1, "stdout"), (2, "stderr")):
-        stream = open(number, "w", buffering=1, encoding="utf-8",  # noqa: SIM115
+        stream = open(number, "w", buffering=1, encoding="utf-8",
                       errors="backslashreplace", closefd=False)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-    sys.stdin = open(os.devnull)  # noqa: SIM115
+    sys.stdin = open(os.devnull)
 
 
 def _holds_package(folder: str) -> bool:
     """A source tree; an installed package is hidden behind the copy in front of it."""
-    return not folder.endswith("-packages") and os.path.isfile(os.path.join(folder, "diffbook", "cli.py"))
+    code = os.path.join(folder, "diffbook", "cli.py")
+    return not folder.endswith("-packages") and os.path.isfile(code)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -201,8 +208,8 @@ def _run(
             errors.append([number, _describe(error)])
         finally:
             _set_alarms(0)
-    names = [n for n, thing in space.items()
-             if type(n) is str and not n.startswith("_") and not isinstance(thing, types.ModuleType)]
+    names = [name for name, thing in space.items() if type(name) is str
+             and not name.startswith("_") and not isinstance(thing, types.ModuleType)]
     student = space.get("STUDENT")
     return {
         "errors": errors[:MAX_ERRORS], "names": names[:500], "cells": len(cells),

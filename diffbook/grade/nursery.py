@@ -7,6 +7,7 @@ memory and ends it. The student's process is a copy of the nursery's memory, nev
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import select
@@ -50,11 +51,9 @@ def _warm_up() -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    import IPython.core.inputtransformer2
-    import IPython.display
-    import matplotlib.pyplot
-    import torch.nn.functional  # noqa: F401
-    import tqdm  # noqa: F401
+    for name in ("IPython.core.inputtransformer2", "IPython.display", "matplotlib.pyplot",
+                 "torch.nn.functional", "tqdm"):
+        importlib.import_module(name)
 
 
 # ---------------------------------------------------------------------------------------------

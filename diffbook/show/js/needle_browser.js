@@ -180,11 +180,11 @@ export function render({ data, ui }) {
   const sources = data.sources;
   const source = () => sources.find((one) => one.key === ui.values.source);
   const map = () => source().maps.find((one) => one.key === ui.values.map) ?? source().maps[0];
-  const refill = (name, options, keep) => {
+  const refill = (name, options, keep, otherwise = options[0][0]) => {
     const { field } = ui.fields[name];
     field.replaceChildren();
     for (const [value, text] of options) ui.element("option", { parent: field, value, text });
-    field.value = options.some(([value]) => value === keep) ? keep : options[0][0];
+    field.value = options.some(([value]) => value === keep) ? keep : otherwise;
     ui.values[name] = field.value;
     field.disabled = options.length < 2;
   };
@@ -230,7 +230,7 @@ export function render({ data, ui }) {
     if (state !== before) {
       refill("map", names(source().maps), ui.values.map);
       refill("a", names(source().variants), ui.values.a);
-      refill("b", names(source().variants), ui.values.b);
+      refill("b", names(source().variants), ui.values.b, "diff");
       refill("seed", seeds(map()), ui.values.seed);
       before = JSON.stringify([ui.values.source, ui.values.map]);
     }
