@@ -103,19 +103,16 @@ def link_chapters(
 def load_pictures_late(
     app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
 ) -> None:
-    """Let every picture of a cell after the first one load when the reader comes near it.
+    """Let the pictures of cells load when the reader comes near it.
 
     The style sheet lets a picture shrink on a phone; its shape keeps the place for it meanwhile.
     """
-    number = 0
 
     def late(found: re.Match[str]) -> str:
-        nonlocal number
-        number += 1
         tag = re.sub(
             r'style="width: (\d+)px; height: (\d+)px;"',
             r'style="width: \1px; aspect-ratio: \1 / \2;"', found[0])
-        return tag if number == 1 else tag.replace("<img ", '<img loading="lazy" ', 1)
+        return tag.replace("<img ", '<img loading="lazy" ', 1)
 
     if "body" in context:
         context["body"] = re.sub(

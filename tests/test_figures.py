@@ -71,9 +71,9 @@ def test_works_with_keyboard_and_names_its_controls(tab, address, case, capsys):
     assert spoken == figure.sentence, "what is seen and what is spoken say the same"
     controls = figure.controls()
     assert controls and all(control["label"] for control in controls)
-    drawings = figure.ask("return [...root.querySelectorAll('.drawing')]"
+    drawings = figure.ask("return [...root.querySelectorAll('svg.drawing, canvas')]"
                           ".map(one => [one.getAttribute('role'), one.getAttribute('aria-label')])")
-    assert all(role in ("img", "grid") and label.strip() for role, label in drawings)
+    assert all(role == "img" and (label or "").strip() for role, label in drawings)
     # Every slider: an arrow key moves it, what stands beside it and what is read out agree.
     for control in [c for c in controls if c["kind"] == "range" and not c["disabled"]]:
         low = control["value"] == control["min"]
@@ -85,8 +85,9 @@ def test_works_with_keyboard_and_names_its_controls(tab, address, case, capsys):
         assert after["text"] == after["shown"] != ""
     # The first answer, from the event to the changed drawing.
     took = figure.ask("""
-        const field = one('input[type=range]');
-        field.value = field.value === field.max ? field.min : field.max;
+        const field = one('input[type=range], select');
+        if (field.options) field.selectedIndex = (field.selectedIndex + 1) % field.options.length;
+        else field.value = field.value === field.max ? field.min : field.max;
         const start = performance.now();
         field.dispatchEvent(new Event('input', { bubbles: true }));
         await frames(1);
@@ -326,9 +327,11 @@ def test_maps_are_edited_with_pointer_and_keys(tab, address, page):
     # the keyboard: from the answer's cell one to the left, score down twice
     figure.focus('[role=grid] [tabindex="0"]')
     tab.press("ArrowLeft")
+    assert figure.sentence  # a frame later
     assert "Cairo (row 6) for Cairo" in figure.controls()[2]["label"]
     tab.press("+")
     tab.press("+")
+    assert figure.sentence
     score = next(c for c in figure.controls() if c["name"] == "z1")
     assert float(score["value"]) == 0.5 and score["shown"] == "0.50"
     assert figure.ask("return one('[role=grid] .chosen').ariaLabel").startswith("Cairo to Cairo: ")
@@ -384,6 +387,7 @@ def test_weights_of_the_pages(capsys):
                     at_once, later = at_once + size * (not lazy), later + size * lazy
             names = ", ".join(name for where, name in EVERY if where == page)
             print(f"{page:36s} {sent:4.0f} + {at_once:4.0f}  {later:5.0f}  {names}")
-            limit = 700 if "/11_" in page else 300
+            # chapter 11 holds two trained models, chapter 2 recorded sound
+            limit = {"11": 700, "02": 350}.get(page.removeprefix("book/")[:2], 300)
             heavy += [(page, sent + at_once)] if sent + at_once > limit else []
     assert heavy == []

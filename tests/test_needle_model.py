@@ -532,10 +532,10 @@ def test_what_pulling_lambda_costs(models):
 
 
 def test_distance_matters_more_than_needles(models):
-    for model in models.values():
+    for (kind, model), least in zip(models.items(), (0.5, 0.05)):
         assert replace(TASK, n_needles=8).evaluate(model, n=128)["accuracy"] > 0.99
         early, late = (
-            replace(TASK, seq_len=512, n_queries=1, depth=depth).evaluate(model, n=64)["accuracy"]
+            replace(TASK, seq_len=512, n_queries=1, depth=depth).evaluate(model, n=128)["accuracy"]
             for depth in (0.0, 1.0)
         )
-        assert late - early > 0.1
+        assert late - early > least and late > 0.6, (kind, early, late)

@@ -6,7 +6,7 @@
 
 ``check`` calls your function with a few inputs, compares what comes back with the right answer,
 and with the answers of people who made a common mistake. It prints what it found. Nothing is sent
-anywhere, and nothing here decides about marks: :mod:`diffbook.grade` does, with other inputs.
+anywhere, and nothing here decides about marks: ``diffbook.grade`` does, with other inputs.
 """
 
 from __future__ import annotations

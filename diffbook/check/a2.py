@@ -373,8 +373,8 @@ LAYER_MISTAKES = (
             "heads of a layer share one λ: four vectors of shape (d,)."),
     Mistake("no-o-proj", 2, "The output is not multiplied by W^O: the heads are joined, and then "
             "self.o_proj has to follow."),
-    Mistake("gain-missing", 1, "The parameter self.gain does not reach the output. Each normalized head is "
-            "multiplied by the learned gain (2d,), before (1 - λ_init) or after it."),
+    Mistake("gain-missing", 1, "The parameter self.gain does not reach the output. Each normalized "
+            "head is multiplied by the learned gain (2d,), before (1 - λ_init) or after it."),
     Mistake("heads-not-joined", 2, "Heads were joined without moving them behind the positions: "
             "(batch, heads, seq, 2d) has to become (batch, seq, heads, 2d) before the reshape."),
 )

@@ -103,11 +103,11 @@ def probe_block(thing: Any, inputs: dict[str, Any]) -> Any:
     import torch
 
     class Mixer(torch.nn.Module):
-        def __init__(self, mix):
+        def __init__(self, mix: Any) -> None:
             super().__init__()
             self.mix = torch.nn.Parameter(mix)
 
-        def forward(self, x, rope=None, **more):
+        def forward(self, x: Any, rope: Any = None, **more: Any) -> Any:
             count = torch.arange(1, x.shape[1] + 1)[:, None]
             return (x.cumsum(1) / count) @ self.mix
 
@@ -124,7 +124,8 @@ def probe_block(thing: Any, inputs: dict[str, Any]) -> Any:
 
 
 def _block_cases(rng: np.random.Generator, student: str) -> Iterable[Case]:
-    for label, d_model, d_ff in (("d_model = 12, d_ff = 32", 12, 32), ("d_model = 8, d_ff = 8", 8, 8)):
+    for label, d_model, d_ff in (("d_model = 12, d_ff = 32", 12, 32),
+                                 ("d_model = 8, d_ff = 8", 8, 8)):
         weights = {
             "attention_norm.weight": 1 + _normal(rng, d_model, scale=0.3),
             "ffn_norm.weight": 1 + _normal(rng, d_model, scale=0.3),
@@ -214,7 +215,8 @@ def language_model(
         for index in range(shape["n_layers"]):
             prefix = f"blocks.{index}."
             own = {k.removeprefix(prefix): w for k, w in weights.items() if k.startswith(prefix)}
-            layer = 1 if "same-layer" in mistakes else index + (2 if "layers-late" in mistakes else 1)
+            late = "layers-late" in mistakes
+            layer = 1 if "same-layer" in mistakes else index + (2 if late else 1)
             made: nn.Module = (
                 MultiheadAttention(d_model, n_heads) if attention == "softmax"
                 else MultiheadDiffAttention(d_model, n_heads // 2, layer)
@@ -277,7 +279,9 @@ def _found(mistakes: Iterable[Mistake], known: Names) -> Verdict:
     return Verdict(False, " ".join(m.says for m in new), tuple(m.name for m in new))
 
 
-def _draw_weights(rng: np.random.Generator, shape: dict[str, int], attention: str) -> dict[str, Tensor]:
+def _draw_weights(
+    rng: np.random.Generator, shape: dict[str, int], attention: str
+) -> dict[str, Tensor]:
     d_model, d = shape["d_model"], shape["d_model"] // shape["n_heads"]
     weights = {"embedding.weight": _normal(rng, shape["vocab_size"], d_model),
                "head.weight": _normal(rng, shape["vocab_size"], d_model, scale=0.3),
@@ -287,8 +291,10 @@ def _draw_weights(rng: np.random.Generator, shape: dict[str, int], attention: st
         for name in ("attention_norm", "ffn_norm"):
             weights[f"{prefix}{name}.weight"] = 1 + _normal(rng, d_model, scale=0.3)
         for name in "qkvo":
-            weights[f"{prefix}attention.{name}_proj.weight"] = _normal(rng, d_model, d_model, scale=0.4)
-        for name, rows, columns in (("gate", shape["d_ff"], d_model), ("up", shape["d_ff"], d_model),
+            weights[f"{prefix}attention.{name}_proj.weight"] = _normal(
+                rng, d_model, d_model, scale=0.4)
+        for name, rows, columns in (("gate", shape["d_ff"], d_model),
+                                    ("up", shape["d_ff"], d_model),
                                     ("down", d_model, shape["d_ff"])):
             weights[f"{prefix}{name}_proj.weight"] = _normal(rng, rows, columns, scale=0.3)
         if attention == "diff":
@@ -307,8 +313,8 @@ def _model_cases(rng: np.random.Generator, student: str) -> Iterable[Case]:
             "attention": attention})
 
 
-_by_value = Task("A3.3", "", "", 4, _model_cases, language_model, MODEL_MISTAKES, rtol=1e-3, atol=1e-3,
-                 group=1)
+_by_value = Task("A3.3", "", "", 4, _model_cases, language_model, MODEL_MISTAKES, rtol=1e-3,
+                 atol=1e-3, group=1)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -317,8 +323,8 @@ _by_value = Task("A3.3", "", "", 4, _model_cases, language_model, MODEL_MISTAKES
 PAIR_MISTAKES = (
     Mistake("unpaired", 2, "The two models start from different numbers. With one seed, everything "
             "they have in common should be equal, else you compare two draws of the weights, too."),
-    Mistake("shifted", 1.5, "Some common weights are equal, later ones are not: where DIFF draws its "
-            "λ vectors, the stream of random numbers shifts for all that follows. Draw the common "
+    Mistake("shifted", 1.5, "Some common weights are equal, later ones are not: where DIFF draws "
+            "its λ vectors, the stream of random numbers shifts for all that follows. Draw the common "
             "weights first, or copy them from one model into the other."),
     Mistake("shared", 2, "The two models hold the *same* tensors: training one would change the "
             "other. Copy values (copy_, load_state_dict), not parameters."),
@@ -333,7 +339,8 @@ def pair_of(seeds: list[int], mistakes: Names = NONE) -> list[dict[str, Any]]:
     """The right answer, of the package's own pairs."""
     found = []
     for count, seed in enumerate(seeds):
-        of = 7 if "seed-ignored" in mistakes else seed + 100 * count * ("not-repeatable" in mistakes)
+        drift = 100 * count * ("not-repeatable" in mistakes)
+        of = 7 if "seed-ignored" in mistakes else seed + drift
         made = {}
         for attention in ("softmax", "diff"):
             own = of + 1000 * ("unpaired" in mistakes and attention == "diff")
@@ -418,7 +425,8 @@ def _pair_problem(made: Any) -> str | None:
     if not vectors or any("lambda_" in name for name in softmax):
         return ("the second model should have λ's vectors and the first none: give the "
                 "Transformer, then DIFF")
-    missing = [name for name in softmax if name not in diff or diff[name].shape != softmax[name].shape]
+    missing = [name for name in softmax
+               if name not in diff or diff[name].shape != softmax[name].shape]
     if missing:
         return f"{missing[0]} of the Transformer has no counterpart of its shape in DIFF"
     extra = sum(tensor.size for tensor in diff.values()) - sum(t.size for t in softmax.values())
@@ -494,7 +502,8 @@ def _judge_batches(case: Case, answer: Any, known: Names) -> Verdict:
     calls = case.inputs["calls"]
     rows = [numeric(x) for x in answer] if isinstance(answer, (list, tuple)) else []
     if len(rows) != len(calls) or any(x is None or x.ndim != 2 or x.size < 20 for x in rows):
-        return Verdict(False, "batch(seed, step) should return (tokens, targets), tokens (batch, seq)")
+        return Verdict(
+            False, "batch(seed, step) should return (tokens, targets), tokens (batch, seq)")
 
     def same(i: int, j: int) -> bool:
         return np.array_equal(rows[i], rows[j])
@@ -629,21 +638,21 @@ def probe_loop(thing: Any, inputs: dict[str, Any]) -> Any:
     import torch
 
     class Tiny(torch.nn.Module):
-        def __init__(self, weights):
+        def __init__(self, weights: Any) -> None:
             super().__init__()
             self.a = torch.nn.Parameter(weights[0].clone())
             self.b = torch.nn.Parameter(weights[1].clone())
 
-        def forward(self, tokens):
+        def forward(self, tokens: Any) -> Any:
             return torch.tanh(self.a[tokens]) @ self.b
 
-    def flat(model):
+    def flat(model: Any) -> Any:
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
     tokens, targets = inputs["tokens"], inputs["targets"]
     steps = tokens.shape[0]
 
-    def data(step):
+    def data(step: int) -> Any:
         return tokens[step], targets[step]
 
     straight = Tiny(inputs["weights"])
@@ -741,12 +750,12 @@ def _paired_cases(rng: np.random.Generator, student: str) -> Iterable[Case]:
 # A3.8, the plot
 
 PLOT_MISTAKES = (
-    Mistake("one-seed", 1.5, "Only some of the seeds are drawn. Which ones, and who chose? Draw all "
-            "of them; thin lines of one color do no harm."),
+    Mistake("one-seed", 1.5, "Only some of the seeds are drawn. Which ones, and who chose? Draw "
+            "all of them; thin lines of one color do no harm."),
     Mistake("mean-only", 1, "Only the mean over the seeds is drawn. The reader cannot see whether "
             "the gap is larger than the scatter: draw every seed."),
-    Mistake("smoothed", 1, "The curves are smoothed: the numbers drawn are not those measured. Draw "
-            "the measured ones (a smooth line may lie over them)."),
+    Mistake("smoothed", 1, "The curves are smoothed: the numbers drawn are not those measured. "
+            "Draw the measured ones (a smooth line may lie over them)."),
     Mistake("two-scales", 1.5, "The two kinds have different scales. Draw both on one axis, or on "
             "axes with the same limits."),
     Mistake("cropped", 0.5, "Some measured points lie outside the axis. Show the whole range, or "
@@ -754,8 +763,8 @@ PLOT_MISTAKES = (
     Mistake("no-labels", 1, "An axis has no label: what is counted along it (steps), and what is "
             "measured (loss in nats)?"),
     Mistake("no-unit", 0.5, "The loss has no unit: it is in nats."),
-    Mistake("no-names", 0.5, "Nothing says which curves are DIFF's and which the Transformer's: add "
-            "a legend, or write it beside the curves."),
+    Mistake("no-names", 0.5, "Nothing says which curves are DIFF's and which the Transformer's: "
+            "add a legend, or write it beside the curves."),
 )
 
 
@@ -780,7 +789,8 @@ def drawn(runs: dict[str, np.ndarray], mistakes: Names = NONE) -> dict[str, Any]
     unit = "" if "no-unit" in mistakes else " (nats)"
     labels = {"x": "step", "y": "" if "no-labels" in mistakes else f"loss{unit}"}
     other = [limits[0], limits[1] + 1]
-    axes = [{"limits": limits} | labels, {"limits": other} | labels][: 1 + ("two-scales" in mistakes)]
+    both = [{"limits": limits} | labels, {"limits": other} | labels]
+    axes = both[: 1 + ("two-scales" in mistakes)]
     words = "" if "no-names" in mistakes else "Transformer DIFF"
     return {"lines": lines, "axes": axes, "words": words}
 
@@ -836,7 +846,8 @@ def _plot_problems(answer: dict[str, Any], runs: dict[str, np.ndarray]) -> list[
     lines = [(y, at) for y, at in lines if y is not None and y.ndim == 1 and len(y) > 1]
 
     def places(curve: np.ndarray) -> list[int]:
-        return [at for y, at in lines if y.shape == curve.shape and np.allclose(y, curve, atol=1e-6)]
+        return [at for y, at in lines
+                if y.shape == curve.shape and np.allclose(y, curve, atol=1e-6)]
 
     wrong: list[Mistake] = []
     where = {name: [places(curve) for curve in curves] for name, curves in runs.items()}

@@ -40,8 +40,8 @@ BOS, ASK, CITIES, NUMBERS_, WORDS = 0, 1, range(2, 18), range(18, 34), range(34,
 TEST_MISTAKES = (
     Mistake("overlap", 2, "Some rows have fewer needles than asked for: one was written over the "
             "other. Draw the places so that no two share a token."),
-    Mistake("repeated-city", 1.5, "In some rows a city occurs twice, with two numbers: its question "
-            "has no single answer. Draw cities without replacement."),
+    Mistake("repeated-city", 1.5, "In some rows a city occurs twice, with two numbers: its "
+            "question has no single answer. Draw cities without replacement."),
     Mistake("repeated-number", 1, "In some rows two needles have the same number: the right number "
             "may come from the wrong needle. Draw numbers without replacement."),
     Mistake("wrong-answer", 2, "Some answers are not the number behind the asked city."),
@@ -52,8 +52,8 @@ TEST_MISTAKES = (
     Mistake("same-places", 1, "The needles stand at the same places in every row: a model could "
             "learn the places."),
     Mistake("same-haystack", 1, "All rows have the same words: draw them anew for each row."),
-    Mistake("not-seeded", 1, "The same generator gives two different tests: something is drawn from "
-            "elsewhere. Two models have to see the same test."),
+    Mistake("not-seeded", 1, "The same generator gives two different tests: something is drawn "
+            "from elsewhere. Two models have to see the same test."),
     Mistake("loose-numbers", 1, "Among the words there are numbers that belong to no city. That is "
             "another, harder test; here the haystack is words only."),
     Mistake("wrong-place", 1, "The places given back are not those of the answers' numbers."),
@@ -120,7 +120,7 @@ def probe_tests(thing: Any, inputs: dict[str, Any]) -> Any:
 
     found = []
     for depth in (None, None, 0.25):
-        np.random.rand(3)
+        np.random.rand(3)  # noqa: NPY002  (what a hand-in may draw from)
         torch.rand(3)
         rng = np.random.default_rng(inputs["seed"])
         made = thing(rng, inputs["n"], inputs["length"], inputs["n_needles"], depth)
@@ -156,7 +156,9 @@ def _judge_test(case: Case, answer: Any, known: Names) -> Verdict:
     return _found(found, known) if found else Verdict(True)
 
 
-def _test_problems(made: list[dict[str, np.ndarray]], inputs: dict[str, Any]) -> list[Mistake] | str:
+def _test_problems(
+    made: list[dict[str, np.ndarray]], inputs: dict[str, Any]
+) -> list[Mistake] | str:
     """What is wrong with the probe's tests; the worst first."""
     named = {mistake.name: mistake for mistake in TEST_MISTAKES}
     first, again, deep = made
@@ -186,9 +188,11 @@ def _test_problems(made: list[dict[str, np.ndarray]], inputs: dict[str, Any]) ->
         add("wrong-answer", any(
             f["answer"] != a for f, a in zip(facts, first["answers"], strict=True)))
         if not wrong:
-            add("wrong-place", any(f["place"] != p for f, p in zip(facts, first["places"], strict=True)))
+            pairs = zip(facts, first["places"], strict=True)
+            add("wrong-place", any(f["place"] != p for f, p in pairs))
         ranks = [f["rank"] for f in facts]
-        add("always-first", n_needles > 1 and max(ranks.count(r) for r in set(ranks)) > 0.6 * len(ranks))
+        often = max(ranks.count(r) for r in set(ranks))
+        add("always-first", n_needles > 1 and often > 0.6 * len(ranks))
     add("same-places", len({tuple(f["starts"]) for f in facts}) < len(facts) / 2)
     hay = [f["words"] for f in facts]
     add("same-haystack", len(set(hay)) < len(hay) / 2)
@@ -262,12 +266,12 @@ def probe_ask(thing: Any, inputs: dict[str, Any]) -> Any:
     import torch
 
     class Model(torch.nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.weight = torch.nn.Parameter(torch.ones(()))
             self.recorded = False
 
-        def forward(self, tokens):
+        def forward(self, tokens: Any) -> Any:
             rows = [next(i for i, row in enumerate(inputs["tokens"]) if torch.equal(row, t))
                     for t in tokens]
             table = inputs["noisy"] if self.training else inputs["logits"]
@@ -278,7 +282,8 @@ def probe_ask(thing: Any, inputs: dict[str, Any]) -> Any:
     right = thing(model, inputs["tokens"], inputs["answers"])
     if right is None:
         return None
-    return {"right or wrong": torch.as_tensor(right).float(), "gradients are recorded": model.recorded}
+    return {"right or wrong": torch.as_tensor(right).float(),
+            "gradients are recorded": model.recorded}
 
 
 def _ask_cases(rng: np.random.Generator, student: str) -> Iterable[Case]:
@@ -377,16 +382,17 @@ def _interval_cases(rng: np.random.Generator, student: str) -> Iterable[Case]:
 # A4.5, the bootstrap over haystacks
 
 BOOTSTRAP_MISTAKES = (
-    Mistake("single-questions", 2, "Single questions are drawn anew. Those of one haystack stand or "
-            "fall together, so that the interval comes out too narrow: draw whole *rows*."),
+    Mistake("single-questions", 2, "Single questions are drawn anew. Those of one haystack stand "
+            "or fall together, so that the interval comes out too narrow: draw whole *rows*."),
     Mistake("not-paired", 1.5, "The rows of both models are drawn apart. Both answered the same "
             "haystacks: draw one set of rows, and take both models' answers to it."),
-    Mistake("ninety", 1, "The percentiles are 5 and 95: that is a 90 % interval. Take 2.5 and 97.5."),
+    Mistake("ninety", 1, "The percentiles are 5 and 95: that is a 90 % interval. Take 2.5 and "
+            "97.5."),
     Mistake("one-error", 1, "This is one standard error to each side; 95 % takes the percentiles "
             "2.5 and 97.5 of the draws."),
     Mistake("turned", 1, "The sign is turned round: it should be a - b."),
-    Mistake("narrow", 1.5, "The interval is that of single differences, not of their mean: take the "
-            "*mean* of each draw, then the percentiles of the means."),
+    Mistake("narrow", 1.5, "The interval is that of single differences, not of their mean: take "
+            "the *mean* of each draw, then the percentiles of the means."),
 )
 
 
@@ -439,7 +445,8 @@ def _bootstrap_cases(rng: np.random.Generator, student: str) -> Iterable[Case]:
     rows, questions = 120, 5
     easy = rng.random((rows, 1))  # haystacks differ, for both models alike
     a, b = (
-        (rng.random((rows, questions)) < np.clip(0.15 + 0.6 * (easy > 0.4) + 0.3 * own, 0, 1)).astype(float)
+        (rng.random((rows, questions))
+         < np.clip(0.15 + 0.6 * (easy > 0.4) + 0.3 * own, 0, 1)).astype(float)
         for own in (rng.random((rows, 1)) > 0.5, rng.random((rows, 1)) > 0.7)
     )
     yield Case("120 haystacks, 5 questions each", {"a": a, "b": b})
@@ -515,7 +522,8 @@ def _judge_results(case: Case, answer: Any, known: Names) -> Verdict:
         turned = difference({name: answer[name] for name in ("low", "high")},
                             {"low": -wanted["high"], "high": -wanted["low"]}, 2e-3, 5e-4)
         said = " (DIFF minus Transformer, please)" if turned is None else ""
-        return Verdict(False, f"the accuracies are right; what you make of them is not: {problem}{said}")
+        return Verdict(
+            False, f"the accuracies are right; what you make of them is not: {problem}{said}")
     return Verdict(True)
 
 

@@ -211,8 +211,8 @@ def _is_tensor(x: Any) -> bool:
     return type(x).__module__.startswith("torch") and hasattr(x, "detach")
 
 
-def numeric(x: Any) -> np.ndarray | None:
-    """Numbers as float64, of a number, an array, a tensor, or a list of numbers; else None."""
+def numeric(x: Any) -> Any:
+    """Numbers as an array of float64, of a number, an array, a tensor, or a list of numbers; else None."""
     if isinstance(x, (bool, np.bool_)) or isinstance(x, numbers.Real):
         return np.asarray(float(x))
     if _is_tensor(x):

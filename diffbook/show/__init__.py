@@ -19,6 +19,19 @@ from diffbook.show.style import COLORS, DIVERGING, LABELS, SEQUENTIAL, style
 from diffbook.show.table import Cell, table
 
 __all__ = [
-    "COLORS", "Cell", "DIVERGING", "LABELS", "SEQUENTIAL", "band", "explore", "figure", "heatmap",
-    "intervals", "live", "react", "style", "surprise", "table",
+    "COLORS",
+    "DIVERGING",
+    "LABELS",
+    "SEQUENTIAL",
+    "Cell",
+    "band",
+    "explore",
+    "figure",
+    "heatmap",
+    "intervals",
+    "live",
+    "react",
+    "style",
+    "surprise",
+    "table",
 ]
