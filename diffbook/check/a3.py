@@ -324,8 +324,8 @@ PAIR_MISTAKES = (
     Mistake("unpaired", 2, "The two models start from different numbers. With one seed, everything "
             "they have in common should be equal, else you compare two draws of the weights, too."),
     Mistake("shifted", 1.5, "Some common weights are equal, later ones are not: where DIFF draws "
-            "its λ vectors, the stream of random numbers shifts for all that follows. Draw the common "
-            "weights first, or copy them from one model into the other."),
+            "its λ vectors, the stream of random numbers shifts for all that follows. Draw the "
+            "common weights first, or copy them from one model into the other."),
     Mistake("shared", 2, "The two models hold the *same* tensors: training one would change the "
             "other. Copy values (copy_, load_state_dict), not parameters."),
     Mistake("seed-ignored", 1.5, "Two different seeds give the same weights: the seed does not "

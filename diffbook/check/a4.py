@@ -120,7 +120,7 @@ def probe_tests(thing: Any, inputs: dict[str, Any]) -> Any:
 
     found = []
     for depth in (None, None, 0.25):
-        np.random.rand(3)  # noqa: NPY002  (what a hand-in may draw from)
+        np.random.rand(3)
         torch.rand(3)
         rng = np.random.default_rng(inputs["seed"])
         made = thing(rng, inputs["n"], inputs["length"], inputs["n_needles"], depth)

@@ -212,7 +212,7 @@ def _is_tensor(x: Any) -> bool:
 
 
 def numeric(x: Any) -> Any:
-    """Numbers as an array of float64, of a number, an array, a tensor, or a list of numbers; else None."""
+    """Numbers as an array of float64, of a number, an array, a tensor, or a list; else None."""
     if isinstance(x, (bool, np.bool_)) or isinstance(x, numbers.Real):
         return np.asarray(float(x))
     if _is_tensor(x):
