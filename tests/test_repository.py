@@ -95,7 +95,9 @@ def test_what_the_package_declares_is_what_it_imports():
                 imported |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 imported.add(node.module.split(".")[0])
-    foreign = {{"PIL": "pillow"}.get(n, n).replace("_", "-").lower() for n in imported - set(sys.stdlib_module_names)}  # noqa: E501
+    alias = {"PIL": "pillow"}
+    foreign = {alias.get(n, n).replace("_", "-").lower()
+               for n in imported - set(sys.stdlib_module_names)}
     foreign -= {"diffbook", "ipython", "cycler"}  # come with ipywidgets and matplotlib
     assert foreign - declared - optional == set(), "imported but not declared"
     assert declared - foreign - {"huggingface-hub"} == set(), "declared but not imported"

@@ -32,7 +32,8 @@ def share_on_value(
     model: LanguageModel, task: FaithfulTask, documents: Documents, rows: int = 32
 ) -> Tensor:
     """The share of attention, in magnitude, from the end of each question to the value that
-    answers it: (layers, heads, batch, n_questions), nan where none does. In DIFF A is the difference."""  # noqa: E501
+    answers it: (layers, heads, batch, n_questions), nan where none does. In DIFF A is their
+    difference."""
     device = next(model.parameters()).device
     where = value_positions(task, documents)
     parts = []
