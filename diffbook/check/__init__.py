@@ -23,7 +23,7 @@ from diffbook.check.personal import personal
 __all__ = ["Case", "Mistake", "Task", "Unknown", "Verdict", "check", "personal", "task", "tasks",
            "verdict"]
 
-ASSIGNMENTS = ("A1", "A2", "A3", "A4")
+ASSIGNMENTS = ("A1", "A2", "A3", "A4", "A5")
 CHAPTERS: tuple[str, ...] = ()  # those whose exercises have tests: "3" is diffbook.check.chapter03
 
 
