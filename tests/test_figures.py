@@ -60,6 +60,27 @@ def test_there_are_figures():
 # ---------------------------------------------------------------- every figure
 
 
+def test_labels_have_the_color_they_were_given(tab, address):
+    seen = set()
+    for page, name in EVERY:
+        tab.visit(address + page)
+        given = Figure(tab, name).ask("""
+            await frames(2);
+            const color = (text) => {
+              const probe = document.createElement('i');
+              probe.style.color = text;
+              document.body.append(probe);
+              const found = getComputedStyle(probe).color;
+              probe.remove();
+              return found;
+            };
+            return [...root.querySelectorAll('svg text[fill]')].map((text) =>
+              [color(text.getAttribute('fill')), getComputedStyle(text).fill]);""")
+        assert [pair for pair in given if pair[0] != pair[1]] == [], name
+        seen |= {pair[0] for pair in given}
+    assert len(seen) >= 2, "no drawing has a colored label: this test would see nothing"
+
+
 @every_figure
 def test_works_with_keyboard_and_names_its_controls(tab, address, case, capsys):
     page, name = case

@@ -442,7 +442,8 @@ const STYLE = `
 .dark .drawing{filter:invert(.93) hue-rotate(180deg)}
 .drawing{display:block;max-width:100%;user-select:none;-webkit-user-select:none}
 svg.drawing{width:100%;overflow:visible}
-svg text{font-size:13px;fill:#444}
+svg text{font-size:13px}
+svg text:not([fill]){fill:#444}
 .controls{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,205px),1fr));gap:.35rem 1.4rem;margin:.5rem 0;align-items:end}
 .columns{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,var(--least,250px)),1fr));gap:.6rem 1.2rem;align-items:start}
 .columns>*{min-width:0}
