@@ -57,6 +57,7 @@ KNOWN_TAGS = {
     "hide-input",
     "hide-output",
     "hide-cell",
+    "exercise",
     "remove-input",
     "remove-output",
     "nbval-ignore-output",

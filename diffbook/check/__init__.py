@@ -15,16 +15,19 @@ import copy
 import importlib
 import traceback
 import warnings
+from pathlib import Path
 from typing import Any
 
-from diffbook.check.core import Case, Mistake, Task, Unknown, Verdict, seed
+from diffbook.check.core import NO_ANSWER, Case, Mistake, Task, Unknown, Verdict, seed
 from diffbook.check.personal import personal
 
 __all__ = ["Case", "Mistake", "Task", "Unknown", "Verdict", "check", "personal", "task", "tasks",
            "verdict"]
 
 ASSIGNMENTS = ("A1", "A2", "A3", "A4", "A5")
-CHAPTERS: tuple[str, ...] = ()  # those whose exercises have tests: "3" is diffbook.check.chapter03
+# The chapters whose exercises have tests: "3" is diffbook.check.chapter03.
+CHAPTERS = tuple(str(int(file.stem[-2:])) for file in sorted(
+    Path(__file__).parent.glob("chapter[0-9][0-9].py")))
 
 
 def tasks(assignment: str) -> tuple[Task, ...]:
@@ -74,12 +77,11 @@ def verdict(task_id: str, answer: Any, student: str = "") -> Verdict:
         if not found.right:
             where = f" (test input: {case.label})" if case.label else ""
             return Verdict(False, f"{found.message}{where}", found.mistakes)
-    inputs = f"{cases} test inputs" if cases > 1 else "one test input"
-    return Verdict(True, f"right, on {inputs}")
+    return Verdict(True, f"right, on {cases} test inputs" if cases > 1 else "right")
 
 
 def check(task_id: str, answer: Any, student: str = "") -> None:
-    """Print whether ``answer`` solves the task, and if not, what was seen.
+    """Print whether ``answer`` solves the task (✓), and if not (✗), what was seen; ○ is no answer.
 
     Args:
         task_id: such as "A2.1".
@@ -87,7 +89,8 @@ def check(task_id: str, answer: Any, student: str = "") -> None:
         student: your id, for tasks with personal numbers.
     """
     found = verdict(task_id, answer, student)
-    print(f"{'✓' if found.right else '✗'} {task_id} {task(task_id).title}: {found.message}")
+    mark = "✓" if found.right else "○" if found.message.startswith(NO_ANSWER) else "✗"
+    print(f"{mark} {task_id} {task(task_id).title}: {found.message}")
 
 
 def _raised(error: Exception, case: Case) -> str:

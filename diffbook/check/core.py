@@ -165,7 +165,7 @@ class Task:
         problem = self.problem(answer, expected)
         if problem is None:
             return Verdict(True)
-        if answer is None or answer is Ellipsis or isinstance(answer, Unknown):
+        if unanswered(answer) or isinstance(answer, Unknown):
             return Verdict(False, problem)
         if known and self.close(answer, self.reference(*inputs, mistakes=known)):
             return Verdict(True, FOLLOWS)
@@ -244,9 +244,18 @@ def kind(x: Any) -> str:
     return f"an object of type {type(x).__name__}"
 
 
+def unanswered(x: Any) -> bool:
+    """Whether an answer was left as it stood in the notebook: None, the dots, or only dots."""
+    if isinstance(x, dict):
+        x = list(x.values())
+    if isinstance(x, (list, tuple)):
+        return bool(x) and all(unanswered(part) for part in x)
+    return x is None or x is Ellipsis
+
+
 def difference(answer: Any, expected: Any, rtol: float = 1e-4, atol: float = 1e-5) -> str | None:
     """None if ``answer`` equals ``expected`` within the tolerance, else the difference in words."""
-    if answer is None or answer is Ellipsis:
+    if unanswered(answer):
         return NO_ANSWER
     if isinstance(expected, dict):
         return _difference_of_dicts(answer, expected, rtol, atol)
@@ -255,7 +264,8 @@ def difference(answer: Any, expected: Any, rtol: float = 1e-4, atol: float = 1e-
             return f"this is {kind(answer)}; a text was expected"
         same = answer.strip().casefold() == expected.strip().casefold()
         return None if same else f"this is {kind(answer)}, which is not the right one"
-    if isinstance(expected, (list, tuple)) and numeric(expected) is None:
+    listed = isinstance(answer, (list, tuple)) and any(unanswered(part) for part in answer)
+    if isinstance(expected, (list, tuple)) and (listed or numeric(expected) is None):
         return _difference_of_lists(answer, expected, rtol, atol)
     if _is_tensor(expected) and expected.ndim and not _is_tensor(answer):
         return f"this is {kind(answer)}; a torch tensor was expected"
