@@ -67,7 +67,7 @@ def test_exercises_give_no_marks(task):
 
 @pytest.mark.parametrize("chapter", check.CHAPTERS)
 def test_a_cell_for_each_answer_stands_under_its_exercise(chapter):
-    """The reader meets the question, then the cell for the answer (open), then hint and solution."""
+    """First the question, then the cell for the answer (open), then hint and solution."""
     exercise, seen = "", []
     for cell in cells(chapter):
         if cell["cell_type"] == "markdown":

@@ -349,7 +349,7 @@ export class HeatMap {
     const [n, m] = [matrix.length, matrix[0].length];
     const flat = matrix.flatMap((row) => Array.from(row));
     const isSigned = signed ?? flat.some((value) => value < 0);
-    const high = top ?? (Math.max(...flat.map(Math.abs)) || 1);
+    const high = top ?? (flat.reduce((most, x) => Math.max(most, Math.abs(x)), 0) || 1);
     const density = window.devicePixelRatio || 1;
     const pen = this.canvas.getContext("2d");
     const font = getComputedStyle(this.parent).fontFamily;
