@@ -156,6 +156,28 @@ def test_follows_the_theme_and_fits_a_phone(tab, address, case):
 
 
 @every_figure
+def test_tab_walks_through_every_control_and_out_again(tab, address, case):
+    page, name = case
+    tab.visit(address + page)
+    figure = Figure(tab, name)
+    reachable = figure.ask("""
+        const all = [...root.querySelectorAll('input, select, button, [tabindex="0"]')]
+          .filter((part) => !part.disabled && part.checkVisibility());
+        all.forEach((part, n) => { part.dataset.place = n; });
+        all[0].focus();
+        return all.length;""")
+    walked = []
+    for _ in range(reachable):
+        walked.append(figure.ask("""
+            const now = root.activeElement;
+            if (!now) return 'outside';
+            return [Number(now.dataset.place), getComputedStyle(now).outlineStyle];"""))
+        tab.press("Tab")
+    assert walked == [[place, "solid"] for place in range(reachable)], "order, and a visible frame"
+    assert figure.ask("return root.activeElement === null"), "the keyboard is caught in the figure"
+
+
+@every_figure
 def test_without_scripts_the_still_picture_stands(tab, address, case):
     page, name = case
     tab.visit(address + page, scripts=False)
