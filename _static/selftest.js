@@ -88,23 +88,28 @@ document.addEventListener("DOMContentLoaded", () => {
     } catch {
       return empty; // no storage here (a sandboxed frame), or not written by this script
     }
-    const fits =
-      Array.isArray(stored) &&
-      stored.length === questions.length &&
-      stored.every((list, n) => Array.isArray(list) && list.every((i) => questions[n].options[i]));
-    return fits ? stored : empty;
+    if (!Array.isArray(stored) || stored.length !== questions.length) return empty;
+    // Options are kept by their text: when the page was changed since, nobody's answer moves to
+    // another option.
+    const found = stored.map((texts, number) =>
+      Array.isArray(texts)
+        ? texts.map((text) => questions[number].options.findIndex((o) => o.text === text))
+        : [-1],
+    );
+    return found.flat().includes(-1) ? empty : found;
   }
 
   function remember() {
+    const texts = opened.map((list, number) => list.map((i) => questions[number].options[i].text));
     try {
-      sessionStorage.setItem(key, JSON.stringify(opened));
+      sessionStorage.setItem(key, JSON.stringify(texts));
     } catch {
       // No storage here: the self-test works all the same and forgets when the page is left.
     }
   }
 });
 
-// The questions of the section: {prompt, options: [{details, right, mark}]}.
+// The questions of the section: {prompt, options: [{details, text, right, mark}]}.
 function findQuestions(section) {
   const questions = [];
   for (const element of section.children) {
@@ -113,10 +118,12 @@ function findQuestions(section) {
       questions.push({ prompt: element, options: [] });
     } else if (element.tagName === "DETAILS" && questions.length) {
       const verdict = element.querySelector(":scope > p > strong")?.textContent;
+      const summary = element.querySelector("summary");
+      const text = summary.textContent.trim();
       const mark = document.createElement("span");
       mark.className = "visually-hidden";
-      element.querySelector("summary").append(mark);
-      questions.at(-1).options.push({ details: element, right: verdict === "Right.", mark });
+      summary.append(mark);
+      questions.at(-1).options.push({ details: element, text, right: verdict === "Right.", mark });
     }
   }
   return questions.filter(({ options }) => options.some(({ right }) => right));

@@ -8,6 +8,7 @@
 - ``bundles/A2.json``: what the grader needs, hidden tests included.
 
 ``check`` says whether the three are what the source gives. ``gradescope`` packs an autograder.
+``bench`` grades many copies of the solution and prints how long that takes here.
 The format is described at the top of each source and in :func:`parse`.
 """
 
@@ -20,6 +21,8 @@ import json
 import os
 import re
 import sys
+import tempfile
+import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +35,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from diffbook import check
 from diffbook.check.core import rounded
+from diffbook.check.personal import NUMBERS
+from diffbook.grade.batch import grade_folder
 from diffbook.grade.box import Limits
 from diffbook.grade.bundle import Bundle
 
@@ -277,6 +282,8 @@ python3 -m venv /opt/course
 /opt/course/bin/pip install --no-cache-dir torch --index-url {index}
 /opt/course/bin/pip install --no-cache-dir "{spec}" ipython
 chmod 700 /autograder/source
+# Where no box of its own can be had, hand-ins run as another user: what judges them is closed.
+chmod -R go= "$(/opt/course/bin/python -c 'import diffbook; print(diffbook.__path__[0])')"
 """
 RUN = """\
 #!/usr/bin/env bash
@@ -288,9 +295,18 @@ users = json.load(open("/autograder/submission_metadata.json"))["users"]
 print(users[0].get("sid") or users[0]["email"].split("@")[0])
 END
 )
-exec timeout 900 /opt/course/bin/python -m diffbook grade /autograder/submission \\
+SAID=$(mktemp)
+timeout 900 /opt/course/bin/python -m diffbook grade /autograder/submission \\
   --bundle /autograder/source/{name}.json --out /autograder/results/parts --jobs 1 --quiet \\
-  --student "$STUDENT" --gradescope /autograder/results/results.json
+  --student "$STUDENT" --gradescope /autograder/results/results.json 2> >(tee "$SAID" >&2) \\
+  && exit 0
+# No notebook, or two of them: the student reads why.
+/opt/course/bin/python - "$SAID" <<'END'
+import json, pathlib, sys
+said = pathlib.Path(sys.argv[1]).read_text()[-1000:].strip() or "it took longer than 900 s"
+plain = {{"score": 0, "output": f"Not graded: {{said}}", "stdout_visibility": "hidden"}}
+pathlib.Path("/autograder/results/results.json").write_text(json.dumps(plain))
+END
 """
 
 
@@ -313,18 +329,42 @@ def gradescope_zip(source: Source, secret: str) -> bytes:
     return data.getvalue()
 
 
+# ---------------------------------------------------------------- how long grading takes
+
+
+def bench(source: Source, count: int, jobs: int) -> str:
+    """Grade ``count`` hand-ins, all of them the solution, and say how long it took."""
+    chosen = bundle(source)
+    script = "\n\n".join(f"# %%\n{with_solution(cell.text)}" for cell in source.cells
+                         if cell.kind == "code" and cell.role == "" and cell.text != "# SETUP")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "hand-ins"
+        folder.mkdir()
+        for number in range(count):
+            (folder / f"student{number}.py").write_text(script, encoding="utf-8")
+        start = time.monotonic()
+        results = grade_folder(folder, chosen, Path(name) / "results", jobs=jobs)
+        seconds = time.monotonic() - start
+    own = any(task.id in NUMBERS for task in chosen.tasks)  # then a copy is wrong there
+    return (f"{source.name}: {count} hand-ins, {jobs} at a time: {seconds:.0f} s; full marks for "
+            f"{sum(result.points == result.of for result in results)}"
+            + (" (each student has other numbers in some tasks)" if own else ""))
+
+
 # ---------------------------------------------------------------- command line
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("command", choices=["build", "check", "gradescope"])
+    parser.add_argument("command", choices=["build", "check", "gradescope", "bench"])
     parser.add_argument("names", nargs="*", help="such as A2; default: all")
     parser.add_argument("--out", type=Path, help="folder; default: book/assignments")
     parser.add_argument(
         "--secret", default=SECRET, help="a text of your own: it gives hidden inputs that nobody "
         "finds in the public repository. Keep the bundles made with it to yourself (--out)")
+    parser.add_argument("--count", type=int, default=60, help="bench: how many hand-ins")
+    parser.add_argument("--jobs", type=int, default=2, help="bench: how many at the same time")
     options = parser.parse_args(arguments)
     files = [path for path in sources() if not options.names or path.stem in options.names]
     unknown = set(options.names) - {path.stem for path in files}
@@ -349,6 +389,10 @@ def main(arguments: list[str] | None = None) -> int:
                 target = out / f"{path.stem}-autograder.zip"
                 target.write_bytes(gradescope_zip(parse(path), options.secret))
                 print(target)
+            return 0
+        if options.command == "bench":
+            for path in files:
+                print(bench(parse(path), options.count, options.jobs))
             return 0
         changed = build(out, options.secret, files)
         print("\n".join(changed) if changed else "unchanged")

@@ -129,6 +129,10 @@ class Browser:
             raise BrowserError(f"the page could not run {script[:60]!r}: {answer}")
         return answer["result"].get("value")
 
+    def media(self, name: str) -> None:
+        """Show the page as for another medium: "print", or "" for the screen."""
+        self._send("Emulation.setEmulatedMedia", media=name)
+
     def press(self, key: str) -> None:
         """Press and release a key: a sign, or one of Enter, Tab, Home, End, ArrowLeft, …"""
         codes = {"Enter": 13, "Tab": 9, " ": 32, "End": 35, "Home": 36, "ArrowLeft": 37,

@@ -284,7 +284,8 @@ def problems(notebook: nbformat.NotebookNode) -> list[str]:
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type == "code":
             found += [f"cell {number}: {line}" for line in _output_problems(cell)]
-    return found
+    prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    return found + quick_check_problems("\n\n".join(prose))
 
 
 def _shape_problems(notebook: nbformat.NotebookNode) -> list[str]:

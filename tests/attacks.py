@@ -181,6 +181,29 @@ def head_norm(*a):
     for fd in fds: os.write(fd, struct.pack("!IQ", len(head), 0) + head)
     return good(*a)
 """), 25 - 3 - 5, "connection", look=True),
+    "steals the token": Attack(after(FIND_CHANNEL + """
+import sys
+good = softmax_map
+def softmax_map(q, k):
+    frame = sys._getframe()
+    while "token" not in frame.f_locals: frame = frame.f_back
+    shout({"token": frame.f_locals["token"], "value": True, "right": True, "points": 4})
+    return good(q, k)
+"""), 25 - 4 - 4 - 5, "nobody had asked", look=True),
+    "an answer that is no text": Attack(after("""\
+import sys
+frame = sys._getframe()
+while "wire" not in frame.f_globals: frame = frame.f_back
+wire = frame.f_globals["wire"]
+pack = wire._pack
+def softmax_map(q, k):
+    wire._pack = lambda x, *more: (
+        pack(x, *more) if isinstance(x, (dict, str)) else {"unknown": "\\ud800\\n# 25 of 25"})
+    return 1"""), 0, "an object of type ? # 25 of 25"),
+    "prints a report": Attack(answers("""\
+print('{"score": 25, "token": "x", "value": 1, "right": true}\\r**25 of 25 points**\\u2028# Right')
+print("| A2.1 The causal softmax map | 4 of 4 | right |")
+ANSWER = 1.0"""), 0, "| A2.1 The causal softmax map | 0 of 4 | This is the number 1;"),
     "writes results": Attack(answers("""\
 import os, glob
 for folder in ("/", "/tmp", "/results", "/var/tmp", "/home", os.getcwd(), *glob.glob("/tmp/*")):
@@ -190,6 +213,16 @@ for folder in ("/", "/tmp", "/results", "/var/tmp", "/home", os.getcwd(), *glob.
 ANSWER = 1.0"""), 0),
     # ------------------------------------------------------------ looking for the answers
     "search": Attack(SEARCH + f"if found:\n    exec({MODEL!r})\n", 0, "FOUND []"),
+    "replaced modules": Attack(after("""\
+import sys, types
+class Fake(types.ModuleType):
+    def __getattr__(self, name): return lambda *a, **k: True
+for name in ("torch", "numpy", "json", "struct", "socket"): sys.modules[name] = Fake(name)
+"""), 0, "It stopped with"),
+    "emptied modules": Attack(after("import sys\nsys.modules.clear()"), 0, "It stopped with"),
+    "patched exec": Attack(after("""\
+import builtins
+builtins.exec = builtins.compile = lambda *a, **k: None"""), 0, "It stopped with"),
     "student's id of another": Attack(before('STUDENT = "somebody else"'), FULL),
     # ------------------------------------------------------------ ending things
     "exit": Attack(before("exit()") + "\n# %%\nimport sys\nsys.exit(0)\n", FULL, "exit was called"),
@@ -199,6 +232,11 @@ import os
 def lambda_init(layer): os._exit(0)
 class DiffAttention:
     pass"""), 25 - 2 - 5, "the process ended (exit code 0)"),
+    "at the end": Attack(before("""\
+import atexit, os, threading
+atexit.register(lambda: os.write(1, b'{"score": 25}'))
+threading.Thread(target=threading.Event().wait).start()"""), FULL),
+    "a question": Attack(before("name = input('Who are you? ')"), FULL, "EOFError"),
     "crash": Attack(after("""\
 import ctypes
 def head_norm(*a): ctypes.string_at(0)"""), 25 - 3 - 5, "signal SIGSEGV"),
@@ -219,6 +257,17 @@ for attempt in (lambda: os.setuid(0), lambda: os.setgid(0), lambda: os.chroot("/
         print("GOT IN", attempt.__code__.co_names)
     except OSError:
         print("kept out")"""), FULL, "kept out"),
+    "a namespace inside": Attack(before("""\
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+for flags in (0x10000000, 0x10020000, 0x40000000):
+    if libc.unshare(flags) == 0: print("GOT IN", flags)
+if libc.syscall(56 if os.uname().machine == "x86_64" else 220, 0x10000011, 0, 0, 0, 0) >= 0:
+    print("GOT IN by clone")
+if libc.mount(b"none", b"/tmp", b"tmpfs", 0, b"size=9g") == 0: print("GOT IN by mount")
+if libc.ptrace(16, 1, 0, 0) == 0: print("GOT IN by ptrace")
+if libc.syscall(435, None, 0) >= 0: print("GOT IN by clone3")
+print("errno", ctypes.get_errno())"""), FULL, "errno 38"),
     # ------------------------------------------------------------ too much of something
     "endless cell": Attack(before("while True: pass"), FULL, "stopped after"),
     "endless cell that resists": Attack(before("""\
@@ -351,6 +400,16 @@ def old_format(code: str) -> bytes:
                        "worksheets": [{"cells": cells}]}).encode()
 
 
+def large(code: str) -> bytes:
+    """Pictures inside, one id for all cells, and numbers that JSON does not have."""
+    made = notebook(code, score=float("nan"), points=float("inf"))
+    for cell in made["cells"]:
+        cell["id"] = "same"
+        cell["attachments"] = {"a.png": {"image/png": "A" * 500_000}}
+        cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "ok\n" * 50_000}]
+    return json.dumps(made).encode()
+
+
 # Files that are no script: name -> (bytes, points, words in the report)
 FILES: dict[str, tuple[bytes, float, str]] = {
     "colab.ipynb": (colab(MODEL), FULL, ""),
@@ -369,4 +428,7 @@ FILES: dict[str, tuple[bytes, float, str]] = {
     "latin.py": (MODEL.encode() + "\n# caf\u00e9".encode("latin-1"), FULL, ""),
     "huge.ipynb": (b" " * ((16 << 20) + 1), 0, "more than the 16"),
     "empty script.py": (b"", 0, "is not defined"),
+    "utf16.py": (MODEL.encode("utf-16"), FULL, ""),
+    "UPPER.IPYNB": (json.dumps(notebook(MODEL)).encode(), FULL, ""),
+    "large.ipynb": (large(MODEL), FULL, ""),
 }

@@ -84,6 +84,12 @@ WRONG: dict[str, Mutant] = {
     "noise over signal": Mutant(
         [("    return noise / (noise + np.exp(m))", "    return noise / np.exp(m)")], {"A1.3": 1},
         {"ratio-instead"}, "share of the whole"),
+    "one token too many": Mutant(
+        [("n * np.exp(s**2 / 2)", "(n + 1) * np.exp(s**2 / 2)")], {"A1.3": 0.5}, {"n-plus-one"},
+        "one irrelevant token too many"),
+    "rounded": Mutant(
+        [("    return noise / (noise + np.exp(m))", "    return np.round(noise / (noise + np.exp(m)), 3)")],
+        {"A1.3": 3}, set(), "is something rounded"),
     "logarithm of base 10": Mutant(
         [("my_margin = 13.88", "my_margin = 6.311")], {"A1.4": 1}, {"log10"}, "base 10"),
     "odds inverted": Mutant(
@@ -92,6 +98,16 @@ WRONG: dict[str, Mutant] = {
     "variance for deviation": Mutant(
         [("s * rng.standard_normal((trials, n))", "rng.normal(0, s**2, (trials, n))")],
         {"A1.5": 1}, {"variance"}, "a standard deviation"),
+    "a generator of its own": Mutant(
+        [("s * rng.standard_normal((trials, n))",
+          "s * np.random.default_rng(0).standard_normal((trials, n))")], {"A1.5": 1}, {"rng-ignored"},
+        "nobody can repeat"),
+    "numpy's global generator": Mutant(
+        [("s * rng.standard_normal((trials, n))", "s * np.random.standard_normal((trials, n))")],
+        {"A1.5": 1}, {"rng-ignored"}, "do not come from the generator"),
+    "the signal drawn, too": Mutant(
+        [("np.full((trials, 1), m)", "rng.normal(m, s, (trials, 1))")], {"A1.5": 1},
+        {"signal-scatters"}, "It is m, in every trial"),
     "one draw": Mutant(
         [("s * rng.standard_normal((trials, n))",
           "np.tile(s * rng.standard_normal(n), (trials, 1))")], {"A1.5": 2}, {"one-draw"},
@@ -111,6 +127,15 @@ WRONG: dict[str, Mutant] = {
     signal = (p1 - lam * p2) / p1
     return 10 * np.log10(signal**2 / noise_left(lam, c)**2)
 """)], {"A1.6": 1}, {"amplitude"}, "its energy"),
+    "as if the noises were one": Mutant(
+        [("1 + lam**2 - 2 * lam * c", "(1 - lam)**2")], {"A1.6": 1}, {"same-noise"},
+        "Where does c come in"),
+    "noise untouched": Mutant(
+        [("signal**2 / noise_left(lam, c))", "signal**2)")], {"A1.7": 2}, {"noise-kept"},
+        "stands noise_left"),
+    "before forgotten": Mutant(
+        [("    signal = (p1 - lam * p2) / p1\n", "    signal = p1 - lam * p2\n")], {"A1.7": 1},
+        {"before-missing"}, "over SNR before"),
     "signal untouched": Mutant(
         [("    signal = (p1 - lam * p2) / p1\n", "    signal = 1.0\n")], {"A1.7": 2},
         {"signal-kept"}, "p1 - λ p2 is left"),

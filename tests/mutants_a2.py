@@ -145,6 +145,16 @@ WRONG: dict[str, Mutant] = {
     "layers one late": Mutant(
         [("(layer - 1))\n", "(layer - 2))\n")], {"A2.3": 1}, {"layer-one-late"},
         "Was 1 subtracted"),
+    "the same λ_init in all layers": Mutant(
+        [("    return 0.8 - 0.6 * math.exp(-0.3 * (layer - 1))\n", "    return 0.2\n")], {"A2.3": 2},
+        {"same-everywhere"}, "grow with the layer"),
+    "parentheses missing": Mutant(
+        [("-0.3 * (layer - 1))\n", "-0.3 * layer - 1)\n")], {"A2.3": 1}, {"no-parentheses"},
+        "parentheses are missing"),
+    "maps swapped": Mutant(
+        [("return q[:, 0::2], k[:, 0::2], q[:, 1::2], k[:, 1::2], v",
+          "return q[:, 1::2], k[:, 1::2], q[:, 0::2], k[:, 0::2], v")], {"A2.6": 1},
+        {"maps-swapped"}, "map 1 is the even one"),
     "halves paired": Mutant(
         [("return q[:, 0::2], k[:, 0::2], q[:, 1::2], k[:, 1::2], v",
           "return (q[:, :n_heads], k[:, :n_heads], q[:, n_heads:],\n"
@@ -168,6 +178,17 @@ WRONG: dict[str, Mutant] = {
     "no causal mask": Mutant(
         [("scores.masked_fill(~visible, -torch.inf)", "scores")], {"A2.1": 2}, {"no-mask"},
         "see the future"),
+    "scores masked with 0": Mutant(
+        [("masked_fill(~visible, -torch.inf)", "masked_fill(~visible, 0.0)")], {"A2.1": 2},
+        {"mask-zero"}, "exp(0) = 1"),
+    "mask turned round": Mutant(
+        [("dtype=torch.bool).tril()", "dtype=torch.bool).triu()")], {"A2.1": 2}, {"mask-turned"},
+        "not the past"),
+    "keys ask": Mutant(
+        [("q @ k.transpose(-2, -1)", "k @ q.transpose(-2, -1)")], {"A2.1": 2}, {"roles-swapped"},
+        "Rows belong to the keys"),
+    "scale by d": Mutant(
+        [("/ math.sqrt(d)\n", "/ d\n")], {"A2.1": 1}, {"scale-d"}, "divides by its root"),
     "mask after the softmax": Mutant(
         [("scores.masked_fill(~visible, -torch.inf).softmax(dim=-1)",
           "scores.softmax(dim=-1) * visible")], {"A2.1": 2}, {"mask-after"}, "after the softmax"),
@@ -180,6 +201,11 @@ WRONG: dict[str, Mutant] = {
     "LayerNorm": Mutant(
         [("    root = (heads", "    heads = heads - heads.mean(-1, keepdim=True)\n"
           "    root = (heads")], {"A2.5": 1}, {"layer-norm"}, "LayerNorm"),
+    "norm over positions": Mutant(
+        [("heads.square().mean(-1, keepdim=True)", "heads.square().mean(-2, keepdim=True)")],
+        {"A2.5": 2}, {"norm-positions"}, "over its 2d numbers"),
+    "another eps": Mutant(
+        [(" + 1e-5).sqrt()", " + 1e-6).sqrt()")], {"A2.5": 0.5}, set(), "eps is 1e-5"),
     "norm without eps": Mutant(
         [(" + 1e-5).sqrt()", ").sqrt()")], {"A2.5": 0.5}, {"no-eps"}, "eps = 1e-5"),
     "K1 with Q2": Mutant(
@@ -190,6 +216,15 @@ WRONG: dict[str, Mutant] = {
         "1 + λ"),
     "λ forgotten": Mutant(
         [("- lam * softmax_map", "- softmax_map")], {"A2.2": 2}, {"no-lambda"}, "sum to 0"),
+    "softmax of the difference": Mutant(
+        [(DIFF, "    return (softmax_map(q1, k1) - lam * softmax_map(q2, k2)).softmax(-1)\n")],
+        {"A2.2": 2}, {"softmax-again"}, "ends with the subtraction"),
+    "absolute value": Mutant(
+        [(DIFF, "    return abs(softmax_map(q1, k1) - lam * softmax_map(q2, k2))\n")], {"A2.2": 1},
+        {"absolute"}, "the absolute value was taken"),
+    "first map alone": Mutant(
+        [(DIFF, "    return softmax_map(q1, k1)\n")], {"A2.2": 2}, {"second-missing"},
+        "the first map alone"),
     "rows divided by 1 - λ": Mutant(
         [(DIFF, "    return (softmax_map(q1, k1) - lam * softmax_map(q2, k2)) / (1 - lam)\n")],
         {"A2.2": 2}, {"renormalized"}, "divided by 1 - λ"),
@@ -210,6 +245,15 @@ WRONG: dict[str, Mutant] = {
     "λ detached": Mutant(
         [(LAM, "    return (first - second + init).detach()\n")], {"A2.4": 2}, {"detached"},
         "no gradient reaches"),
+    "half of λ detached": Mutant(
+        [(LAM, "    return first - second.detach() + init\n")], {"A2.4": 2}, {"detached"},
+        "or some of them"),
+    "sum of exponentials": Mutant(
+        [("    first = (lambda_q1 * lambda_k1).sum().exp()\n"
+          "    second = (lambda_q2 * lambda_k2).sum().exp()\n",
+          "    first = (lambda_q1 * lambda_k1).exp().sum()\n"
+          "    second = (lambda_q2 * lambda_k2).exp().sum()\n")], {"A2.4": 2}, {"sum-of-exps"},
+        "sum first"),
     "λ as a Python number": Mutant(
         [(LAM, "    return float(first - second) + init\n")], {"A2.4": 2}, {"detached"},
         "no gradient reaches"),

@@ -105,6 +105,18 @@ WRONG: dict[str, Mutant] = {
     "gate and up swapped": Mutant(
         [("F.silu(self.gate_proj(z)) * self.up_proj(z)", "self.gate_proj(z) * F.silu(self.up_proj(z))")],
         {"A3.1": 1}, {"gate-swapped"}, "SiLU is taken of the `up` branch"),
+    "ReLU for SiLU": Mutant(
+        [("F.silu(self.gate_proj(z))", "F.relu(self.gate_proj(z))")], {"A3.1": 1}, {"relu"},
+        "The gate is ReLU"),
+    "only the first sum": Mutant(
+        [("        return x + self.down_proj(hidden)", "        return self.down_proj(hidden)")],
+        {"A3.1": 1}, {"half-residual"}, "ends in + Y"),
+    "LayerNorm": Mutant(
+        [("        self.attention_norm = nn.RMSNorm(d_model, eps=1e-5)\n",
+          "        self.attention_norm = nn.LayerNorm(d_model, bias=False)\n"),
+         ("        self.ffn_norm = nn.RMSNorm(d_model, eps=1e-5)\n",
+          "        self.ffn_norm = nn.LayerNorm(d_model, bias=False)\n")], {"A3.1": 1}, {"layer-norm"},
+        "stands for RMSNorm"),
     "sigmoid for SiLU": Mutant(
         [("F.silu(self.gate_proj(z))", "torch.sigmoid(self.gate_proj(z))")], {"A3.1": 1}, {"sigmoid"},
         "The gate is a sigmoid"),
@@ -159,6 +171,37 @@ WRONG: dict[str, Mutant] = {
     "a small factor": Mutant(
         [("1_000_003 * (seed + 1) + step", "1000 * seed + step")], {"A3.5": 0.5}, {"overlap"},
         "much larger factor"),
+    "a very small factor": Mutant(
+        [("1_000_003 * (seed + 1) + step", "100 * seed + step")], {"A3.5": 0.5}, {"overlap"},
+        "batch(0, 100)"),
+    "seed times step": Mutant(
+        [("1_000_003 * (seed + 1) + step", "seed * step")], {"A3.5": 1.5}, {"product"},
+        "All steps of seed 0"),
+    "digits": Mutant(
+        [("1_000_003 * (seed + 1) + step", 'int(f"{seed}{step}")')], {"A3.5": 1},
+        {"written-together"}, "where the seed ends"),
+    "seed xor step": Mutant(
+        [("1_000_003 * (seed + 1) + step", "seed ^ step")], {"A3.5": 3}, set(),
+        "two different pairs"),
+    "other data": Mutant(
+        [("    return sample(generator)\n",
+          "    return torch.randint(40, (8, 12), generator=generator), None\n")],
+        {"A3.5": 3}, set(), "not what sample(generator) draws"),
+    "default betas": Mutant(
+        [("betas=(0.9, 0.95), ", "")], {"A3.6": 1}, {"default-betas"}, "left alone"),
+    "default decay": Mutant(
+        [("weight_decay=0.1)", "weight_decay=0.01)")], {"A3.6": 1}, {"default-decay"}, "it is 0.01"),
+    "Adam": Mutant(
+        [("torch.optim.AdamW(", "torch.optim.Adam(")], {"A3.6": 1}, {"adam"}, "AdamW shrinks"),
+    "SGD": Mutant(
+        [("betas=(0.9, 0.95), ", ""), ("torch.optim.AdamW(", "torch.optim.SGD(")],
+        {"A3.6": 6}, set(), "look at the optimizer"),
+    "schedule of the call": Mutant(
+        [("lr_at(step, steps)\n", "lr_at(step, steps if stop is None else stop)\n")],
+        {"A3.6": 1.5}, {"schedule-shortened"}, "the length of the whole run"),
+    "targets of -100 scored": Mutant(
+        [("targets.flatten())", "targets.clamp(min=0).flatten())")], {"A3.6": 6}, set(),
+        "targets that are not -100"),
     "no zero_grad": Mutant(
         [("        optimizer.zero_grad()\n", "")], {"A3.6": 2}, {"no-zero-grad"}, "added up"),
     "no clipping": Mutant(
@@ -196,6 +239,10 @@ WRONG: dict[str, Mutant] = {
     "1.96": Mutant([("T[n] * gap", "1.96 * gap")], {"A3.7": 1}, {"normal"}, "Student's t"),
     "std with n": Mutant([("gap.std(ddof=1)", "gap.std()")], {"A3.7": 1}, {"population"}, "ddof=1"),
     "no root of n": Mutant([(" / np.sqrt(n)\n", "\n")], {"A3.7": 1}, {"no-root-n"}, "smaller by √n"),
+    "root of n - 1": Mutant(
+        [(" / np.sqrt(n)\n", " / np.sqrt(n - 1)\n")], {"A3.7": 0.5}, {"root-n-1"}, "n - 1 already"),
+    "words of one's own": Mutant(
+        [('"reproduced"', '"yes"')], {"A3.7": 1}, {"other-words"}, "the three of the task"),
     "verdict by the mean": Mutant(
         [("    if high < 0:", "    if mean < 0:"), ("    elif low > 0:", "    elif mean > 0:")],
         {"A3.7": 1.5}, {"eager-verdict"}, "however pretty its mean"),

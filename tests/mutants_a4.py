@@ -103,6 +103,24 @@ WRONG: dict[str, Mutant] = {
         [(WORDS, "        words = rng.choice(np.r_[NUMBERS, WORDS], n_words)\n"
           "        words[0] = 18\n")], {"A4.1": 1},
         {"loose-numbers"}, "belong to no city"),
+    "cities among the words": Mutant(
+        [(WORDS, "        words = rng.choice(np.r_[CITIES, WORDS], n_words)\n"
+          "        words[0] = 2\n")], {"A4.1": 1}, {"loose-cities"}, "cities without a number"),
+    "four words": Mutant(
+        [(WORDS, "        words = rng.choice(WORDS[:4], n_words)\n")], {"A4.1": 0.5}, {"few-words"},
+        "all of them"),
+    "a number for each city": Mutant(
+        [(NUMBERS, "        numbers = cities + 16\n")], {"A4.1": 1.5}, {"fixed-pairs"}, "by heart"),
+    "the first half only": Mutant(
+        [(BEFORE, "        before = rng.integers(0, n_words // 2, n_needles)\n")], {"A4.1": 1},
+        {"narrow-places"}, "in one part of the rows"),
+    "a generator of its own": Mutant(
+        [("    tokens, answers, places = [], [], []\n",
+          "    tokens, answers, places = [], [], []\n    rng = np.random.default_rng(0)\n")],
+        {"A4.1": 1}, {"rng-ignored"}, "does not come from rng"),
+    "depth cut off": Mutant(
+        [("round(depth * n_words)", "int(depth * n_words)")], {"A4.1": 1.5}, {"depth-ignored"},
+        "With depth given"),
     "the city's place": Mutant(
         [("places.append(len(row) - 1)", "places.append(len(row) - 2)")], {"A4.1": 1}, {"wrong-place"},
         "The places given back"),
@@ -129,11 +147,15 @@ WRONG: dict[str, Mutant] = {
         [(WILSON, "    p = right / n\n    half = 1.96 * (p * (1 - p) / n) ** 0.5\n"
           "    return p - half, p + half\n")], {"A4.4": 1.5}, {"wald"}, "its width is 0"),
     "z of 90 %": Mutant([("z, p = 1.96,", "z, p = 1.645,")], {"A4.4": 1}, {"one-sided"}, "1.645"),
+    "z of 2": Mutant([("z, p = 1.96,", "z, p = 2,")], {"A4.4": 0.5}, {"z-two"}, "takes 1.96"),
     "around p": Mutant([("center = p + z**2 / (2 * n)", "center = p * (1 + z**2 / n)")], {"A4.4": 1},
                        {"no-center"}, "stands around p"),
     "single questions drawn": Mutant(
         [(BOOT, "    gap = (a - b).ravel()\n    draws = rng.integers(0, len(gap), (4000, len(gap)))\n")],
         {"A4.5": 2}, {"single-questions"}, "draw whole *rows*"),
+    "columns drawn": Mutant(
+        [(BOOT, "    gap = (a - b).mean(0)\n    draws = rng.integers(0, len(gap), (4000, len(gap)))\n")],
+        {"A4.5": 2}, {"columns"}, "The haystacks are the sample"),
     "rows drawn apart": Mutant(
         [(BOOT, BOOT + "    other = rng.permuted(draws.ravel()).reshape(draws.shape)\n"
           "    means = a.mean(1)[draws].mean(1) - b.mean(1)[other].mean(1)\n"),
@@ -154,6 +176,15 @@ WRONG: dict[str, Mutant] = {
         "not those of these models"),
     "a verdict by the mean": Mutant(
         [('if results["low"] > 0:', 'if results["difference"] > 0:'),
-         ('elif results["high"] < 0:', 'elif results["difference"] < 0:')], {"A4.6": 6}, set(),
-        "what you make of them is not"),
+         ('elif results["high"] < 0:', 'elif results["difference"] < 0:')], {"A4.6": 1.5},
+        {"eager-verdict"}, "however pretty its mean"),
+    "an interval from elsewhere": Mutant(
+        [("half = 4.303 * gap.std(ddof=1) / 3**0.5", "half = 0.123")], {"A4.6": 3}, set(),
+        "what you make of the accuracies"),
+    "1.96 for three seeds": Mutant(
+        [("half = 4.303 * ", "half = 1.96 * ")], {"A4.6": 1}, {"normal"}, "Student's t"),
+    "Transformer minus DIFF": Mutant(
+        [('gap = np.array(results["diff"]) - np.array(results["softmax"])',
+          'gap = np.array(results["softmax"]) - np.array(results["diff"])')], {"A4.6": 1},
+        {"turned-round"}, "should be DIFF - Transformer"),
 }

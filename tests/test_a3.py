@@ -27,7 +27,7 @@ def test_wrong_answers_lose_what_they_should_and_hear_why(wrong):
 
 
 def test_there_are_enough_of_both():
-    assert len(mutants_a3.WRONG) >= 6 and len(mutants_a3.RIGHT) >= 2
+    assert len(mutants_a3.WRONG) >= 50 and len(mutants_a3.RIGHT) >= 3
 
 
 def test_mistakes_are_told_apart_and_teach():
@@ -43,7 +43,7 @@ def test_the_grader_says_the_same(tmp_path):
         name: mutants_a2.changed(model, mutants_a3.WRONG[name].changes) for name in names}
     found = course.graded("A3", codes, tmp_path)
     assert found["right"].points == found["right"].of == 31, found["right"]
-    assert found["right"].look == []
+    assert all("which one counts?" in why for why in found["right"].look)  # one student's files
     for name in names:
         lost = {t.id: t.of - t.points for t in found[name].tasks if t.points < t.of}
         assert lost == mutants_a3.WRONG[name].lost, (name, found[name])

@@ -25,7 +25,7 @@ def test_wrong_projects_lose_what_they_should_and_hear_why(wrong):
 
 
 def test_there_are_enough_of_both():
-    assert len(mutants_a5.WRONG) >= 4 and len(mutants_a5.RIGHT) >= 2
+    assert len(mutants_a5.WRONG) >= 12 and len(mutants_a5.RIGHT) >= 3
 
 
 def test_mistakes_are_told_apart_and_teach():

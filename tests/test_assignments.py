@@ -82,7 +82,12 @@ def test_student_notebooks_ask_for_everything_that_is_graded(source):
     total = sum(task.points for task in check.tasks(source.name))
     manual = sum(part["points"] for part in source.header["manual"])
     assert f"**Points** {total + manual:g}: {total:g} by tests" in text
-    assert "hours" in text.split("##")[0]
+    for part in ("**Time** about", "hours", "**What you learn.**", "**Before you start.**", "GPU"):
+        assert part in text.split("\n## ")[0], part
+    for part in re.split(r"^## ", text, flags=re.M)[1:]:  # small tasks have one hint
+        hints = part.count("<summary>")
+        points = [task.points for task in check.tasks(source.name) if part.startswith(task.id)]
+        assert not points or hints >= (2 if points[0] >= 4 and source.name != "A5" else 1), part
     for part in source.header["manual"]:
         assert f"## {part['title']} ({assignments.points_text(part['points'])}, marked" in text
 
@@ -234,8 +239,8 @@ def test_an_autograder_for_gradescope(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_colab_route(tmp_path):
-    """The student's notebook alone in an empty folder: its setup cell installs the package from a
-    wheel (as it would from the repository), and every cell runs. About 15 seconds."""
+    """The students' notebooks alone in an empty folder: the setup cell installs the package from a
+    wheel (as it would from the repository), and every cell runs, untouched and solved."""
     source = tmp_path / "source"
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE", "LICENSE-text"):
@@ -258,15 +263,18 @@ def test_the_colab_route(tmp_path):
                    "PIP_NO_INDEX": "1", "PYTHONNOUSERSITE": "1",
                    "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     environment.pop("PYTHONPATH", None)
-    for kind, mark in (("student", "✗"), ("instructor", "✓")):
-        shutil.copy(FOLDER / kind / "A2.ipynb", empty / f"{kind}.ipynb")
+    for kind, names, mark in (("student", NAMES, "○|✗ .*who are you"), ("instructor", ["A2"], "✓")):
+        for name in names:
+            shutil.copy(FOLDER / kind / f"{name}.ipynb", empty / f"{name}.ipynb")
         code = f"""\
 import json
 from IPython.core.interactiveshell import InteractiveShell
 shell = InteractiveShell.instance()
-for cell in json.load(open("{kind}.ipynb"))["cells"]:
-    if cell["cell_type"] == "code":
-        shell.run_cell("".join(cell["source"])).raise_error()
+for name in {names}:
+    shell.reset()
+    for cell in json.load(open(name + ".ipynb"))["cells"]:
+        if cell["cell_type"] == "code":
+            shell.run_cell("".join(cell["source"])).raise_error()
 import diffbook
 print("FROM", diffbook.__file__)
 """
@@ -274,6 +282,6 @@ print("FROM", diffbook.__file__)
                               env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
         lines = done.stdout.splitlines()
-        checks = [line for line in lines if re.match(rf"{mark} A2\.\d ", line)]
-        assert len(checks) == len(check.tasks("A2")), done.stdout
+        checks = [line for line in lines if re.match(mark, line)]
+        assert len(checks) == sum(len(check.tasks(name)) for name in names), done.stdout
         assert f"FROM {home}" in done.stdout

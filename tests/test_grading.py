@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import random
+import re
 import shutil
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import assignments
 import attacks
 import mutants_a1
 import mutants_a2
@@ -30,6 +35,7 @@ from attacks import ATTACKS, FILES, FULL, MODEL
 from diffbook import check
 from diffbook.check import Unknown
 from diffbook.cli import main
+from diffbook.grade import batch as batch_module
 from diffbook.grade import box, bundle, marking, report, wire
 from diffbook.grade.batch import grade_folder, read_roster
 from diffbook.grade.box import Limits
@@ -37,6 +43,8 @@ from diffbook.grade.bundle import Bundle
 from diffbook.grade.marking import Result, TaskResult, names_in
 from diffbook.grade.session import Nursery
 
+ROOT = Path(__file__).resolve().parent.parent
+BUNDLE = FOLDER / "bundles" / "A2.json"
 linux = pytest.mark.skipif(sys.platform != "linux", reason="boxes are made by Linux")
 
 
@@ -125,6 +133,8 @@ def batch(tmp_path_factory, nursery) -> Batch:
     (folder / "link to a right one.py").symlink_to(folder / "right model-A2.py")
     (folder / "folder.ipynb").mkdir()
     os.mkfifo(folder / "pipe.ipynb")
+    (folder / "scores.csv-A2.py").write_text(MODEL)  # the name of the table
+    (folder / os.fsdecode(b"no text \xff-A2.py")).write_text(MODEL)
     shutil.copy(FOLDER / "student" / "A2.ipynb", folder / "untouched.ipynb")
     shutil.copy(FOLDER / "instructor" / "A2.ipynb", folder / "instructor-A2.ipynb")
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -198,6 +208,12 @@ def test_right_hand_ins_get_all(batch):
 
 
 @linux
+def test_odd_names_are_graded(batch):
+    assert batch.results["scores.csv"].points == batch.results["no text ?"].points == FULL
+    assert (batch.out / "scores.csv").is_file() and (batch.out / "scores.csv-2").is_dir()
+
+
+@linux
 def test_nothing_done_is_no_point(batch):
     result = batch.results["untouched"]
     assert result.points == 0 and result.notes == []
@@ -213,10 +229,11 @@ def test_what_is_no_plain_file_is_not_opened(batch):
 
 
 @linux
-def test_the_batch_is_large_and_fast(batch):
-    slack = batch.chosen.limits.call / 2
-    assert len(batch.results) >= 60
-    assert batch.seconds < 180 * slack
+def test_the_batch_is_large(batch):
+    """How long it takes on a machine, `python scripts/assignments.py bench` tells."""
+    assert len(batch.results) >= 100
+    kinds = [name.split()[0] for name in batch.results]
+    assert min(kinds.count("wrong"), kinds.count("attack")) >= 40 and kinds.count("right") >= 5
     print(f"{len(batch.results)} hand-ins in {batch.seconds:.0f} s")
 
 
@@ -229,7 +246,8 @@ def test_nobody_got_out(batch):
     assert not Path("/tmp/pickled").exists()
     assert "diffbook-grade" not in Path("/proc/mounts").read_text()
     assert not list(Path("/tmp").glob("results.json"))
-    assert "GOT IN" not in told(batch, "attack becomes root")
+    for name in ("becomes root", "a namespace inside"):
+        assert "GOT IN" not in told(batch, f"attack {name}")
 
 
 @linux
@@ -322,7 +340,7 @@ def test_a1_with_personal_numbers(tmp_path, nursery):
     by_file = {result.file: result for result in results}
     for number in range(len(mutants_a1.RIGHT)):
         assert by_file[f"right{number}.py"].points == 20, by_file[f"right{number}.py"]
-        assert by_file[f"right{number}.py"].look == []
+        assert all("which one counts?" in why for why in by_file[f"right{number}.py"].look)
     for number, mutant in enumerate(mutants_a1.WRONG.values()):
         result = by_file[f"wrong{number}.py"]
         lost = {task.id: task.of - task.points for task in result.tasks if task.points < task.of}
@@ -341,7 +359,8 @@ def test_a1_with_personal_numbers(tmp_path, nursery):
 def test_a_box_made_without_being_root(tmp_path, monkeypatch):
     """The same box by user namespaces, as an ordinary user would get it."""
     monkeypatch.setenv("DIFFBOOK_BOX_AS_USER", "1")
-    for name in ("search", "daemons", "os._exit in a call", "becomes root", "memory"):
+    for name in ("search", "daemons", "os._exit in a call", "becomes root", "memory",
+                 "a namespace inside"):
         hand_in(tmp_path / "in", name, ATTACKS[name].code)
     hand_in(tmp_path / "in", "network", attacks.before(NETWORK.replace("PORT", "9")))
     if "namespaces" not in levels():
@@ -372,17 +391,81 @@ def test_limits_alone_hold_what_they_promise(tmp_path):
         assert result.level == "limits"
 
 
+@pytest.fixture(scope="module")
+def others_python(tmp_path_factory) -> Iterator[str]:
+    """A Python that another user can read: one in the superuser's home he cannot."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can be another user")
+    if "user" in levels():
+        yield sys.executable
+        return
+    system = Path(f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}")
+    if not system.exists():
+        pytest.skip("no Python here that another user can read")
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        home = Path(name) / "env"
+        subprocess.run([system, "-m", "venv", "--without-pip", home], check=True)
+        [site] = home.glob("lib/python*/site-packages")
+        [ours] = [path for path in map(Path, sys.path) if (path / "torch").is_dir()]
+        (site / "ours.pth").write_text(f"{ours}\n")
+        yield str(home / "bin" / "python")
+
+
 @linux
-@pytest.mark.skipif("user" not in levels(), reason="no other user here, or it cannot read Python")
-def test_another_user_alone(tmp_path):
-    for name in ("daemons", "os._exit in a cell", "writes results", "becomes root"):
+def test_another_user_alone(tmp_path, others_python):
+    """For containers that forbid namespaces: nobody is ended but the box itself, nobody is left,
+    and what this level does not promise is said."""
+    names = ("daemons", "os._exit in a cell", "becomes root", "kills everybody", "fork bomb",
+             "threads", "a namespace inside")
+    for name in names:
         hand_in(tmp_path / "in", name, ATTACKS[name].code)
-    results = grade_folder(tmp_path / "in", a2(), tmp_path / "out", level="user",
-                           say=lambda _: None, progress=False)
-    for result in results:
-        assert result.points == ATTACKS[result.student].points, result
-        assert "GOT IN" not in result.output
+    (tmp_path / "A2.json").write_text(a2().text())
+    done = subprocess.run(
+        [others_python, "-m", "diffbook", "grade", tmp_path / "in", "--bundle",
+         tmp_path / "A2.json", "--out", tmp_path / "out", "--isolation", "user", "--quiet"],
+        cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "chmod 700" in done.stdout and "network" in done.stdout
+    for name in names:
+        path = tmp_path / "out" / re.sub(r"[^\w.@-]+", "_", name) / "results.json"
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        assert plain["points"] == ATTACKS[name].points, plain
+        assert plain["level"] == "user" and "GOT IN" not in plain["output"]
     assert boxed_processes() == []
+
+
+def test_the_level_is_chosen_or_refused():
+    said: list[str] = []
+    assert batch_module._level(None, ["namespaces", "limits"], said.append) == "namespaces"
+    assert batch_module._level(None, ["user", "limits"], said.append) == "user"
+    assert len(said) == 1 and "container without network" in said[0]
+    with pytest.raises(ValueError, match="say --isolation limits if you trust everybody"):
+        batch_module._level(None, ["limits"], said.append)
+    with pytest.raises(ValueError, match="'namespaces' is not possible here, user and limits are"):
+        batch_module._level("namespaces", ["user", "limits"], said.append)
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_elsewhere_than_on_linux_one_sentence_says_so(tmp_path, platform):
+    """Everything imports there, and the command ends with a message (the system is only played)."""
+    hand_in(tmp_path / "in", "ada", "x = 1")
+    code = f"""\
+import sys
+import assignments, numpy, torch, tqdm  # other people's code first, as it is made for this system
+for name in [n for n in sys.modules if n.startswith("diffbook")]: del sys.modules[name]
+sys.platform = {platform!r}
+sys.modules["resource"] = sys.modules["fcntl"] = None  # Windows has neither
+import diffbook.grade.batch, diffbook.grade.box
+from diffbook.cli import main
+sys.exit(main(["grade", {str(tmp_path / "in")!r}, "--bundle", {str(BUNDLE)!r},
+               "--out", {str(tmp_path / "out")!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120,
+                          cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT / "scripts")})
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "Linux only" in done.stderr and "WSL 2" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_nursery_knows_no_answers():
@@ -527,6 +610,9 @@ def test_names_of_hand_ins(tmp_path):
 def test_a_roster(tmp_path):
     (tmp_path / "r.csv").write_text("file,student,mail\nx_A2.ipynb,ada,a@b\n")
     assert read_roster(tmp_path / "r.csv") == {"x_A2.ipynb": "ada"}
+    (tmp_path / "r.csv").write_text("file,student\nx.py,ada\ny.py\n")
+    with pytest.raises(ValueError, match="line 3 has no file or no student"):
+        read_roster(tmp_path / "r.csv")
     for text in ("name,mail\n1,2\n", ""):
         (tmp_path / "bad.csv").write_text(text)
         with pytest.raises(ValueError, match="columns file and student"):
@@ -545,8 +631,10 @@ def test_a_table_holds_no_formulas(tmp_path):
 
 def test_a_page_is_no_html():
     task = TaskResult("A2.1", "The map", 0, 4, [], ["<img src=x> | `y`"])
-    result = Result("A2", "a`b", "<b>.py", 0, 25, [task], ["<script>"], output="\x1b[2J<i>\n")
+    result = Result("A2", "a`b", "<b>.py", 0, 25, [task], ["<script> ![x](https://example.com/x)"],
+                    output="\x1b[2J<i>\n")
     page = report.page(result, a2())
+    assert "](https" not in page
     table = page.split("## What it printed")[0].split("\n", 3)[3]
     assert "<img" not in table and "<script" not in table
     assert "\x1b" not in page and "\\| `y`" in page
@@ -608,16 +696,54 @@ def test_the_command_says_what_is_wrong(tmp_path, capsys, monkeypatch, arguments
 
 
 @linux
-def test_the_command(tmp_path):
-    """One hand-in as Gradescope has it, from the command line to its results.json."""
-    hand_in(tmp_path / "submission", "whatever", mutants_a2.changed(
+def test_what_is_odd_in_a_folder(tmp_path, nursery):
+    """Two files of one student, files that are none, and results that a student made himself."""
+    folder = tmp_path / "in"
+    hand_in(folder / "ada", "x", MODEL)
+    hand_in(folder, "ada", "x = 1")
+    (folder / "bob.zip").write_bytes(b"PK")
+    (folder / "eve").symlink_to("/etc")
+    said: list[str] = []
+    results = grade_folder(folder, a2(), tmp_path / "out", progress=False, nursery=nursery,
+                           say=said.append)
+    assert said == ["not graded, as they are no .ipynb or .py files: bob.zip, eve"]
+    assert [(r.student, r.file, r.points) for r in results] == [
+        ("ada", "x-A2.py", FULL), ("ada", "ada-A2.py", 0)]
+    for result, other in zip(results, ("ada-A2.py", "ada/x-A2.py"), strict=True):
+        assert result.look == [f"ada handed in 2 files, also {other}: which one counts?"]
+    shutil.copytree(tmp_path / "out" / "ada", folder / "results" / "ada")
+    for out in (folder, folder / "results"):
+        with pytest.raises(ValueError, match="an --out outside of the folder"):
+            grade_folder(folder, a2(), out, progress=False, nursery=nursery)
+    with pytest.raises(ValueError, match="hand-ins could read it there"):
+        bundle.load(Path(sys.prefix) / "A2.json")
+
+
+@linux
+def test_on_gradescope(tmp_path):
+    """Its two scripts with its folders elsewhere: a hand-in's marks, and a reason for none."""
+    home = tmp_path / "autograder"
+    for name in ("source", "submission", "results"):
+        (home / name).mkdir(parents=True)
+    source = assignments.parse(FOLDER / "A2.py")
+    with zipfile.ZipFile(io.BytesIO(assignments.gradescope_zip(source, "mine"))) as archive:
+        archive.extractall(home / "source")
+    script = (home / "source" / "run_autograder").read_text()
+    script = script.replace("/autograder", str(home)).replace(
+        "/opt/course/bin/python", sys.executable).replace("cd /\n", f"cd {ROOT}\n")
+    (home / "submission_metadata.json").write_text(
+        json.dumps({"users": [{"sid": "", "email": "ada@example.com"}]}))
+    hand_in(home / "submission", "whatever", mutants_a2.changed(
         MODEL, mutants_a2.WRONG["plus"].changes))
-    command = [sys.executable, "-m", "diffbook", "grade", str(tmp_path / "submission"),
-               "--bundle", str(FOLDER / "bundles" / "A2.json"), "--out", str(tmp_path / "out"),
-               "--student", "ada", "--gradescope", str(tmp_path / "results.json"), "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    results = home / "results" / "results.json"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    plain = json.loads((tmp_path / "results.json").read_text())
+    plain = json.loads(results.read_text())
     assert plain["score"] == FULL - 2 and plain["tests"][1]["status"] == "failed"
     assert "plus 1x" in done.stdout and "1 hand-ins" in done.stdout
-    assert (tmp_path / "out" / "ada" / "report.md").exists()
+    assert (home / "results" / "parts" / "ada" / "report.md").exists()
+    results.unlink()
+    hand_in(home / "submission", "one more", MODEL)
+    subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    plain = json.loads(results.read_text())
+    assert plain["score"] == 0 and "--student is for one hand-in, there are 2" in plain["output"]

@@ -222,7 +222,7 @@ def test_relative_links_of_the_front_matter(name):
     assert [link for link in links if "NN_name" not in link and not (ROOT / link).exists()] == []
 
 
-@pytest.mark.parametrize("page", ["README.md", "book/how_to_use.md"])
+@pytest.mark.parametrize("page", ["README.md", "book/course.md"])
 def test_every_chapter_is_named_where_readers_choose(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert [p.name for p in notebooks.chapters() if f"{p.name})" not in text] == []

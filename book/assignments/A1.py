@@ -46,8 +46,10 @@ STUDENT = "solution"  # SOLUTION
 # tokens get together. Everybody has other numbers; here are yours.
 
 # %%
-numbers = personal("A1.1", STUDENT)
-print(numbers)
+try:
+    print(personal("A1.1", STUDENT))
+except ValueError as problem:
+    print(problem)
 
 # %% [markdown]
 # Compute the noise mass to three digits, with pencil and a calculator, before you write any code.
@@ -114,6 +116,14 @@ check("A1.2", softmax)
 # ## A1.3 The noise mass as a function
 #
 # The same as A1.1, as a function. `n` may be an array of lengths.
+#
+# <details>
+# <summary>Hint</summary>
+#
+# NumPy's `np.exp` and its arithmetic take arrays as they are: the formula needs no loop. Try it with
+# `n = np.array([10, 1000])`, and with your own numbers of A1.1.
+#
+# </details>
 
 # %%
 def noise_mass(n, m, s):
@@ -133,7 +143,10 @@ check("A1.3", noise_mass)
 # tokens of spread $s$? Derive it on paper, then put in your numbers, to two decimals.
 
 # %%
-print(personal("A1.4", STUDENT))
+try:
+    print(personal("A1.4", STUDENT))
+except ValueError as problem:
+    print(problem)
 
 # %% [markdown]
 # <details>
@@ -195,9 +208,17 @@ check("A1.5", simulate)
 # energy of $x_1$ does $x_1-\lambda x_2$ still have? `lam` may be an array.
 #
 # <details>
-# <summary>Hint</summary>
+# <summary>Hint 1</summary>
 #
 # Expand $(x_1-\lambda x_2)\cdot(x_1-\lambda x_2)$. What is $x_1\cdot x_2$, in terms of $c$?
+#
+# </details>
+#
+# <details>
+# <summary>Hint 2</summary>
+#
+# Two checks: for $c=1$ and $\lambda=1$ nothing is left, and for $c=0$ the energies of $x_1$ and
+# $\lambda x_2$ add up.
 #
 # </details>
 

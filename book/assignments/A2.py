@@ -85,9 +85,16 @@ check("A2.1", softmax_map)
 # Before you write it: what does each row sum to? `lam` is a number, or a tensor with one.
 #
 # <details>
-# <summary>Hint</summary>
+# <summary>Hint 1</summary>
 #
 # You have the map already. Which comes first, the softmax or the subtraction?
+#
+# </details>
+#
+# <details>
+# <summary>Hint 2</summary>
+#
+# A check: each row of your map sums to $1-\lambda$. If yours sum to 1, look where you subtract.
 #
 # </details>
 
@@ -108,6 +115,13 @@ check("A2.2", diff_map)
 #
 # with layers $l$ counted from **1**. (The official code counts from 0, and so writes the formula without the
 # $-1$. Both start at 0.2.)
+#
+# <details>
+# <summary>Hint</summary>
+#
+# Two values to hold on to: 0.2 in layer 1, and nearly 0.8 in layer 30.
+#
+# </details>
 
 # %%
 def lambda_init(layer):
@@ -129,10 +143,17 @@ check("A2.3", lambda_init)
 # λ has to learn. So the test looks at the gradients of the four vectors, too.
 #
 # <details>
-# <summary>Hint</summary>
+# <summary>Hint 1</summary>
 #
 # The dot product of two vectors is `(a * b).sum()`. The result should still be a tensor: a Python float has no
 # gradient.
+#
+# </details>
+#
+# <details>
+# <summary>Hint 2</summary>
+#
+# The order: product, sum, exp; do this for each pair, subtract, and then add λ_init.
 #
 # </details>
 

@@ -167,10 +167,18 @@ check("A3.2", my_parameters, STUDENT)
 # enough.
 #
 # <details>
-# <summary>Hint: help says it</summary>
+# <summary>Hint 1: help says it</summary>
 #
 # `n_heads` of `MultiheadDiffAttention` are differential heads, *half of the matched baseline's*; `layer` is
 # counted from 1.
+#
+# </details>
+#
+# <details>
+# <summary>Hint 2: what the blocks share</summary>
+#
+# One table of positions serves all layers, and stands in no state: `self.rope = Rotary(…)`, given to every block.
+# In the loop over layers, `enumerate(…, start=1)` or `range(1, n_layers + 1)`.
 #
 # </details>
 
@@ -257,10 +265,18 @@ check("A3.4", make_pair)
 # seen.
 #
 # <details>
-# <summary>Hint</summary>
+# <summary>Hint 1</summary>
 #
 # `torch.Generator().manual_seed(number)` is a generator of your own. Which number belongs to (seed, step), so
 # that no two pairs share one? `seed + step` does not do: why?
+#
+# </details>
+#
+# <details>
+# <summary>Hint 2</summary>
+#
+# `seed + step` is 11 for (3, 8) and for (4, 7). A factor in front of one of the two keeps them apart, as long as it
+# is larger than any step will ever be.
 #
 # </details>
 
@@ -369,9 +385,17 @@ check("A3.6", train)
 # and drops out of the difference ([chapter 8](https://diffbook.github.io/diffbook/book/08_training.html)).
 #
 # <details>
-# <summary>Hint</summary>
+# <summary>Hint 1</summary>
 #
 # Half the interval is $t\,s/\sqrt n$, with $s$ the standard deviation of the *differences*.
+#
+# </details>
+#
+# <details>
+# <summary>Hint 2</summary>
+#
+# Two cases to try: for equal `a` and `b` the interval is [0, 0], which holds 0. For a difference that is the same
+# for all seeds the interval has no width.
 #
 # </details>
 
@@ -406,10 +430,18 @@ check("A3.7", paired)
 # outside the axis, axes without a label or unit, curves without a name.
 #
 # <details>
-# <summary>Hint</summary>
+# <summary>Hint 1</summary>
 #
 # `show.COLORS["diff"]` and `show.COLORS["transformer"]` are the book's colors. One thin line for each seed; only
 # the first of each kind gets a `label`.
+#
+# </details>
+#
+# <details>
+# <summary>Hint 2: a stranger's eyes</summary>
+#
+# Before you hand in, look at the figure as somebody who has not run it: what is counted along each axis, in which
+# unit, and which line is which?
 #
 # </details>
 

@@ -124,9 +124,17 @@ check("A4.1", make_test)
 # `(n, length, 66)`. Return truth values `(n,)`, not their mean: you will need the single ones.
 #
 # <details>
-# <summary>Hint</summary>
+# <summary>Hint 1</summary>
 #
 # Where does a causal model say what comes next? And which two things does one switch off before asking?
+#
+# </details>
+#
+# <details>
+# <summary>Hint 2: shapes</summary>
+#
+# `(n, length, 66)` at the last position is `(n, 66)`, and `argmax(-1)` of it names a token for each row. Compare that
+# with the answers, row by row.
 #
 # </details>
 
@@ -181,6 +189,20 @@ check("A4.3", my_share, STUDENT)
 # questions? Wilson's 95 % interval, with $p$ the share of right answers and $z=1.96$:
 #
 # $$\frac{p+\frac{z^2}{2n}\;\pm\;z\sqrt{\frac{p(1-p)}{n}+\frac{z^2}{4n^2}}}{1+\frac{z^2}{n}}$$
+#
+# <details>
+# <summary>Hint 1: a case to hold on to</summary>
+#
+# For 50 of 50 the upper end is 1, and the lower end is $1/(1+z^2/50)\approx0.929$.
+#
+# </details>
+#
+# <details>
+# <summary>Hint 2: three parts</summary>
+#
+# Name the center, the half-width and the denominator, then put them together: `(center - half) / below`.
+#
+# </details>
 
 # %%
 def wilson(right, n):
@@ -254,6 +276,29 @@ except ValueError as problem:
 # - `"verdict"` on "DIFF finds more": `"reproduced"`, `"no difference at this scale"` or `"contradicted"`.
 #
 # Why seeds, and not the 300 questions? Think about it before the last part.
+#
+# <details>
+# <summary>Hint 1: one test for all</summary>
+#
+# Call `make_test` once, with your length from `personal("A4.6", STUDENT)["length"]`, and give the same tokens to
+# every model.
+#
+# </details>
+#
+# <details>
+# <summary>Hint 2: from truth values to one accuracy</summary>
+#
+# `evaluate(…)` gives 300 truth values. Their mean, as a float, is the accuracy of one model.
+#
+# </details>
+#
+# <details>
+# <summary>Hint 3: three differences</summary>
+#
+# DIFF - Transformer of seed 0, of seed 1, of seed 2: three numbers. Their mean $\pm\;4.303\,s/\sqrt3$, with $s$ their
+# standard deviation (n - 1).
+#
+# </details>
 
 # %%
 results = {"softmax": ..., "diff": ..., "difference": ..., "low": ...,

@@ -154,12 +154,31 @@ PROJECT = {"plan": PLAN, "runs": runs, "row": row, "measure": measure}
 
 # %% [markdown]
 # ## A5.2 The runs, all of them
+#
+# One number for each planned seed and kind, in the order of the seeds, and none left out or added.
+#
+# <details>
+# <summary>Hint: a run that went wrong</summary>
+#
+# A run that broke down is a result: it stays, and the report says what happened. If the machine failed, and not the
+# model, run that seed again, for both kinds.
+#
+# </details>
 
 # %%
 check("A5.2", PROJECT)
 
 # %% [markdown]
 # ## A5.3 The row follows from the runs
+#
+# The test works out the row from your runs, and compares.
+#
+# <details>
+# <summary>Hint: the verdict</summary>
+#
+# First the interval, then the word: does it hold 0? If not, is its side of 0 the one that the plan `says`?
+#
+# </details>
 
 # %%
 check("A5.3", PROJECT)
@@ -170,10 +189,18 @@ check("A5.3", PROJECT)
 # The test calls `measure` again for two of your seeds, in another order.
 #
 # <details>
-# <summary>Hint</summary>
+# <summary>Hint 1</summary>
 #
 # Chance hides in four places: the first weights, the order of the data, the test set, and layers such as dropout.
 # Give each a generator that is made from the seed.
+#
+# </details>
+#
+# <details>
+# <summary>Hint 2: a test of the test</summary>
+#
+# Try it yourself before the test does: call `measure("diff", 0)`, then another seed, then the first again. Is the
+# first number the third?
 #
 # </details>
 
@@ -204,6 +231,7 @@ check("A5.4", PROJECT)
 #
 # The example here is a check of the framework with shipped models, not a model report. A null result that is told
 # well gets full points. Changes of the plan that are told cost nothing; untold ones cost the points of *Conclusion*.
+# Read `measure`: one that only looks its numbers up comes out again, too, and no test can tell.
 # If in doubt whether the work is the student's own, ask for five minutes at a screen: change the measure a little
 # and let the student say beforehand what will happen.
 

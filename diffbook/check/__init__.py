@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from diffbook.check.core import NO_ANSWER, Case, Mistake, Task, Unknown, Verdict, seed
-from diffbook.check.personal import personal
+from diffbook.check.personal import NoStudent, personal
 
 __all__ = ["Case", "Mistake", "Task", "Unknown", "Verdict", "check", "personal", "task", "tasks",
            "verdict"]
@@ -60,13 +60,15 @@ def verdict(task_id: str, answer: Any, student: str = "") -> Verdict:
         student: your id, for tasks with personal numbers.
 
     Raises:
-        ValueError: for an unknown task, or a missing id.
+        ValueError: for an unknown task.
     """
     chosen = task(task_id)
     known: frozenset[str] = frozenset()
-    cases = 0
-    for case in chosen.cases(seed("public", task_id), student):
-        cases += 1
+    try:
+        cases = list(chosen.cases(seed("public", task_id), student))
+    except NoStudent as error:
+        return Verdict(False, str(error))
+    for case in cases:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -75,9 +77,10 @@ def verdict(task_id: str, answer: Any, student: str = "") -> Verdict:
             return Verdict(False, _raised(error, case))
         found = chosen.judge(case, given, known)
         if not found.right:
-            where = f" (test input: {case.label})" if case.label else ""
+            said = case.label and not found.message.startswith(NO_ANSWER)
+            where = f" (test input: {case.label})" if said else ""
             return Verdict(False, f"{found.message}{where}", found.mistakes)
-    return Verdict(True, f"right, on {cases} test inputs" if cases > 1 else "right")
+    return Verdict(True, f"right, on {len(cases)} test inputs" if len(cases) > 1 else "right")
 
 
 def check(task_id: str, answer: Any, student: str = "") -> None:

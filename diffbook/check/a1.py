@@ -29,12 +29,16 @@ MASS_MISTAKES = (
     Mistake("ratio-instead", 1, "This is noise divided by signal. The noise mass is a share of "
             "the whole: noise / (noise + signal)."),
     Mistake("percent", 0.5, "Right, but in percent. A share is a number between 0 and 1."),
+    Mistake("n-plus-one", 0.5, "There is one irrelevant token too many: n counts them without the "
+            "relevant one."),
 )
 
 
 def noise_mass(n: Any, m: float, s: float, mistakes: Names = NONE) -> Any:
     """n e^(s²/2) / (n e^(s²/2) + e^m), chapter 1, step 2."""
     exponent = s**2 / 2
+    if "n-plus-one" in mistakes:
+        n = n + 1
     if "no-spread" in mistakes:
         exponent = 0.0
     elif "spread-twice" in mistakes:
@@ -46,6 +50,13 @@ def noise_mass(n: Any, m: float, s: float, mistakes: Names = NONE) -> Any:
         return noise / signal
     share = (signal if "signal-instead" in mistakes else noise) / (noise + signal)
     return 100 * share if "percent" in mistakes else share
+
+
+def _mass_symptom(inputs: dict[str, Any], answer: Any, expected: Any) -> str | None:
+    mine, right = (np.asarray(numeric(x)) for x in (answer, expected))
+    if np.allclose(mine, right, rtol=0.03, atol=5e-4):
+        return "Nearly right: is something rounded, or simulated? Here the formula itself is asked."
+    return None
 
 
 def _pencil_cases(rng: np.random.Generator, student: str) -> Iterable[Case]:
@@ -140,6 +151,11 @@ SIMULATION_MISTAKES = (
     Mistake("one-draw", 2, "All trials are the same: the scores are drawn once, they should be "
             "drawn anew for each trial."),
     Mistake("percent", 0.5, MASS_MISTAKES[5].says),
+    Mistake("signal-scatters", 1, "The relevant token's score is drawn, too. It is m, in every "
+            "trial."),
+    Mistake("rng-ignored", 1, "The draws do not come from the generator `rng`: two generators of "
+            "one seed give different noise masses, or two of different seeds the same. Then nobody "
+            "can repeat your numbers."),
     Mistake("same-n", 1, "Every trial gives the value of the formula. This task asks for a "
             "simulation: draw scores, take their softmax."),
 )
@@ -147,8 +163,15 @@ SIMULATION_MISTAKES = (
 
 def simulate(
     n: int, m: float, s: float, trials: int, seed: int, mistakes: Names = NONE
+) -> dict[str, Any]:
+    """Noise masses of ``trials`` drawn rows, (trials,), and whether they come from ``rng``."""
+    mine = not {"rng-ignored", "same-n"} & mistakes
+    return {"noise masses": _simulated(n, m, s, trials, seed, mistakes), "from rng": mine}
+
+
+def _simulated(
+    n: int, m: float, s: float, trials: int, seed: int, mistakes: Names
 ) -> np.ndarray:
-    """Noise masses of ``trials`` drawn rows, (trials,)."""
     rng = np.random.default_rng([seed, 1])  # other draws than the student's: only laws are compared
     scale = s**2 if "variance" in mistakes else s
     rows = 1 if "one-draw" in mistakes else trials  # (found by its scatter, see below)
@@ -156,7 +179,9 @@ def simulate(
         z = rng.uniform(0, 1, (rows, n))
     else:
         z = scale * rng.standard_normal((rows, n))
-    noise, signal = np.exp(z).sum(1), math.exp(0.0 if "no-margin" in mistakes else m)
+    noise, signal = np.exp(z).sum(1), np.exp(0.0 if "no-margin" in mistakes else m)
+    if "signal-scatters" in mistakes:
+        signal = signal * np.exp(s * rng.standard_normal(rows))
     share = noise / (noise + signal)
     if "same-n" in mistakes:
         share = np.full(trials, noise_mass(n, m, s))
@@ -167,11 +192,29 @@ def simulate(
 
 
 def probe_simulation(thing: Any, inputs: dict[str, Any]) -> Any:
-    """The student's simulation with a generator made from the seed."""
+    """The student's simulation with a generator made from the seed; again, and with another."""
     import numpy as np
 
-    rng = np.random.default_rng(inputs["seed"])
-    return thing(inputs["n"], inputs["m"], inputs["s"], rng, inputs["trials"])
+    found = []
+    for seed in (inputs["seed"], inputs["seed"], inputs["seed"] + 1):
+        np.random.rand(3)  # noqa: NPY002 (disturbs the global generator on purpose)
+        rng = np.random.default_rng(seed)
+        found.append(thing(inputs["n"], inputs["m"], inputs["s"], rng, inputs["trials"]))
+        if found[0] is None:
+            return None
+    first, again, other = (np.asarray(x, float) for x in found)
+    return {"noise masses": found[0], "from rng": bool(
+        np.array_equal(first, again) and not np.array_equal(first, other))}
+
+
+def _same_simulation(answer: Any, expected: dict[str, Any]) -> str | None:
+    """:func:`same_law` of what the probe saw."""
+    if not isinstance(answer, dict) or set(answer) != set(expected):
+        return same_law(answer, expected["noise masses"])
+    problem = same_law(answer["noise masses"], expected["noise masses"])
+    if problem is None and answer["from rng"] is not expected["from rng"]:
+        return "the draws do not come from rng"
+    return problem
 
 
 def same_law(answer: Any, expected: np.ndarray) -> str | None:
@@ -197,10 +240,11 @@ def same_law(answer: Any, expected: np.ndarray) -> str | None:
 
 
 def _simulation_symptom(
-    inputs: dict[str, Any], answer: Any, expected: np.ndarray
+    inputs: dict[str, Any], answer: Any, expected: Any
 ) -> str | Mistake | None:
     """One draw for all trials has a chance value, but no scatter."""
-    return SIMULATION_MISTAKES[4] if np.ptp(np.asarray(answer)) < 1e-12 else None
+    masses = np.asarray(numeric(answer["noise masses"]))
+    return SIMULATION_MISTAKES[4] if np.ptp(masses) < 1e-12 else None
 
 
 def _simulation_cases(rng: np.random.Generator, student: str) -> Iterable[Case]:
@@ -221,6 +265,10 @@ LEFT_MISTAKES = (
     Mistake("amplitude", 1, "This is the length of what is left; the question is about its energy, "
             "the square."),
     Mistake("half-cross", 1, "The cross term counts twice: x1·x2 and x2·x1."),
+    Mistake("same-noise", 1, "(1 - λ)² is what is left when both noises are the same, c = 1. Where "
+            "does c come in?"),
+    Mistake("c-squared", 1, "This is (1 - λc)², as if x2 were c times x1. The part of x2 that has "
+            "nothing to do with x1 is subtracted, too, and adds its energy."),
 )
 
 
@@ -229,6 +277,10 @@ def noise_left(lam: Any, c: Any, mistakes: Names = NONE) -> Any:
     factor = 0 if "no-cross" in mistakes else 1 if "half-cross" in mistakes else 2
     sign = 1 if "plus-cross" in mistakes else -1
     left = 1 + lam**2 + sign * factor * lam * c
+    if "same-noise" in mistakes:
+        left = (1 - lam) ** 2
+    if "c-squared" in mistakes:
+        left = (1 - lam * c) ** 2
     return np.sqrt(left) if "amplitude" in mistakes else left
 
 
@@ -247,18 +299,27 @@ GAIN_MISTAKES = (
             "10: np.log10."),
     Mistake("inverted", 1, "The sign is wrong: a gain is SNR after over SNR before, in dB positive "
             "when things got better."),
+    Mistake("noise-kept", 2, "The noise is taken as untouched. It changes, too: below the square "
+            "of what is left of the signal stands noise_left."),
+    Mistake("before-missing", 1, "This is SNR after, not over SNR before: in map 1 the answer has "
+            "the weight p1."),
+    Mistake("half-log", 1, "This is half the gain: the ratio of amplitudes with 10 log10. Of "
+            "powers it is 10 log10, of amplitudes 20."),
     *LEFT_MISTAKES[:2],
-    LEFT_MISTAKES[3],
+    *LEFT_MISTAKES[3:],
 )
 
 
 def snr_gain_db(p1: float, p2: float, c: float, lam: float, mistakes: Names = NONE) -> float:
     """10 log10 of SNR after over SNR before, chapter 2."""
     signal = 1.0 if "signal-kept" in mistakes else (p1 - lam * p2) / p1
+    if "before-missing" in mistakes:
+        signal = signal * p1
     power = abs(signal) if "signal-not-squared" in mistakes else signal**2
-    ratio = power / noise_left(lam, c, mistakes - {"amplitude"})
+    left = 1.0 if "noise-kept" in mistakes else noise_left(lam, c, mistakes - {"amplitude"})
+    ratio = power / left
     decibels = (math.log if "natural-log" in mistakes else math.log10)(ratio)
-    decibels *= 20 if "twenty-log" in mistakes else 10
+    decibels *= 20 if "twenty-log" in mistakes else 5 if "half-log" in mistakes else 10
     return -decibels if "inverted" in mistakes else decibels
 
 
@@ -271,16 +332,17 @@ def _gain_cases(rng: np.random.Generator, student: str) -> Iterable[Case]:
 
 TASKS = (
     Task("A1.1", "The noise mass, with pencil and your own numbers", "my_noise_mass", 2,
-         _pencil_cases, noise_mass, MASS_MISTAKES, probe=value, rtol=0.01, atol=1e-3, group=1),
+         _pencil_cases, noise_mass, MASS_MISTAKES[:-1], probe=value, rtol=0.01, atol=1e-3,
+         group=1),
     Task("A1.2", "A softmax that does not overflow", "softmax", 3, _softmax_cases, softmax,
          SOFTMAX_MISTAKES),
     Task("A1.3", "The noise mass as a function", "noise_mass", 3, _mass_cases, noise_mass,
-         MASS_MISTAKES, rtol=1e-5, atol=1e-12),
+         MASS_MISTAKES, _mass_symptom, rtol=1e-5, atol=1e-12),
     Task("A1.4", "The margin you need, with your own numbers", "my_margin", 2, _margin_cases,
          required_margin, MARGIN_MISTAKES, probe=value, rtol=0.01, atol=1e-2, group=1),
     Task("A1.5", "The simulation", "simulate", 4, _simulation_cases, simulate,
-         SIMULATION_MISTAKES, _simulation_symptom, probe=probe_simulation, compare=same_law,
-         group=1),
+         SIMULATION_MISTAKES, _simulation_symptom, probe=probe_simulation,
+         compare=_same_simulation, group=1),
     Task("A1.6", "What a subtraction leaves of the noise", "noise_left", 2, _left_cases,
          noise_left, LEFT_MISTAKES),
     Task("A1.7", "The gain in signal-to-noise ratio", "snr_gain_db", 4, _gain_cases, snr_gain_db,

@@ -42,6 +42,13 @@ MAP_MISTAKES = (
             "weight was already shared out, so the rows no longer sum to 1. Mask the scores."),
     Mistake("wrong-axis", 2, "The columns sum to 1, the rows do not: the softmax runs over the "
             "queries. Each query shares 1 among the keys, so use the last axis."),
+    Mistake("scale-d", 1, "The scores are divided by d. Eq. (1) divides by its root, √d."),
+    Mistake("mask-zero", 2, "Masked scores are 0, and exp(0) = 1 is a weight like any other: the "
+            "future is still seen. Set them to minus infinity."),
+    Mistake("mask-turned", 2, "Positions see the future and not the past: the mask is turned "
+            "round. Row i may look at columns up to i (tril keeps them)."),
+    Mistake("roles-swapped", 2, "Rows belong to the keys: that is k @ qᵀ. A row holds what one "
+            "*query* gives to all keys, q @ kᵀ."),
     Mistake("no-self", 1, "A position does not see itself (the diagonal is 0). Causal means: "
             "itself and everything before."),
 )
@@ -55,7 +62,10 @@ def softmax_map(q: Tensor, k: Tensor, mistakes: Names = NONE) -> Tensor:
 def _scores(q: Tensor, k: Tensor, mistakes: Names) -> Tensor:
     """(..., seq, seq): what the softmax is taken of, before the mask."""
     d = q.shape[-1]
-    scale = 1.0 if "no-scale" in mistakes else 2 * d if "scale-2d" in mistakes else d
+    if "roles-swapped" in mistakes:
+        q, k = k, q
+    scales = {"no-scale": 1.0, "scale-2d": 2 * d, "scale-d": d**2}
+    scale = next((scales[name] for name in scales if name in mistakes), d)
     return q @ k.transpose(-2, -1) / math.sqrt(scale)
 
 
@@ -65,8 +75,10 @@ def _weights(scores: Tensor, mistakes: Names) -> Tensor:
     seen = torch.ones(scores.shape[-2:], dtype=torch.bool).tril(-1 if "no-self" in mistakes else 0)
     if "no-self" in mistakes:
         seen[0, 0] = True  # else the first row is empty
+    if "mask-turned" in mistakes:
+        seen = seen.T
     if not {"no-mask", "mask-after"} & mistakes:
-        scores = scores.masked_fill(~seen, -torch.inf)
+        scores = scores.masked_fill(~seen, 0.0 if "mask-zero" in mistakes else -torch.inf)
     if "half" in mistakes:
         scores = scores.half()
     weights = scores.softmax(-2 if "wrong-axis" in mistakes else -1).to(dtype)
@@ -95,7 +107,8 @@ def _map_cases(rng: np.random.Generator, student: str) -> Iterable[Case]:
     yield Case("2 sequences, 3 heads, 6 positions, d = 8", {"q": q, "k": k})
     q, k = _normal(rng, 2, 1, 2, 1, 4).unbind(0)
     yield Case("a single position", {"q": q, "k": k}, costs=0.5)
-    q, k = _normal(rng, 2, 1, 1, 5, 4, scale=40.0).unbind(0)
+    # Whole numbers, as their products are exact: else rounding would decide between two of them.
+    q, k = _normal(rng, 2, 1, 1, 5, 4, scale=14.0).round().unbind(0)
     yield Case("very large scores", {"q": q, "k": k}, costs=0.5)
 
 
@@ -115,6 +128,13 @@ DIFF_MISTAKES = (
             "second."),
     Mistake("renormalized", 2, "The rows sum to 1: you divided by 1 - λ, or by the row sum. "
             "The paper leaves the sum at 1 - λ; the norm of eq. (3) takes care of the scale."),
+    Mistake("absolute", 1, "All entries are 0 or more: the absolute value was taken. Negative "
+            "weights are meant to be there: a head may vote against a token."),
+    Mistake("softmax-again", 2, "The rows sum to 1, and later positions have weight: a softmax was "
+            "taken of the difference. Eq. (1) ends with the subtraction."),
+    Mistake("second-missing", 2, "The rows sum to 1: this is the first map alone."),
+    Mistake("shared-out", 2, "The first map is multiplied by 1 - λ. Eq. (1) leaves it whole: "
+            "A1 - λ A2."),
     Mistake("clipped", 1, "All entries are 0 or more: negative weights were cut off. They are "
             "meant to be there: a head may vote against a token."),
 )
@@ -136,9 +156,17 @@ def diff_map(
         lam = 1.0
     if "lambda-first" in mistakes:
         return lam * a1 - a2
+    if "second-missing" in mistakes:
+        return a1
+    if "shared-out" in mistakes:
+        a1 = (1 - lam) * a1
     difference = a1 + lam * a2 if "plus" in mistakes else a1 - lam * a2
     if "renormalized" in mistakes:
         difference = difference / difference.sum(-1, keepdim=True)
+    if "softmax-again" in mistakes:
+        return difference.softmax(-1)
+    if "absolute" in mistakes:
+        return difference.abs()
     return difference.clamp(min=0) if "clipped" in mistakes else difference
 
 
@@ -148,9 +176,10 @@ def _diff_symptom(inputs: dict[str, Any], answer: Tensor, expected: Tensor) -> s
         return "There is weight above the diagonal: some positions see the future."
     if _close_in_half(answer, expected):
         return HALF
-    if not torch.allclose(rows, torch.full_like(rows, wanted), atol=1e-3):
-        return (f"The rows sum to {rows.flatten()[-1]:.3f} (last one); with λ = "
-                f"{float(inputs['lam']):.2f} they should sum to 1 - λ = {wanted:.2f}.")
+    off = (rows - wanted).abs().flatten()
+    if off.max() > 1e-3:
+        return (f"A row sums to {rows.flatten()[off.argmax()]:.3f}; with λ = "
+                f"{float(inputs['lam']):.2f} all should sum to 1 - λ = {wanted:.2f}.")
     return None
 
 
@@ -167,9 +196,13 @@ def _diff_cases(rng: np.random.Generator, student: str) -> Iterable[Case]:
 INIT_MISTAKES = (
     Mistake("layer-from-0", 1, "λ_init of layer 1 comes out as that of layer 2: the exponent is "
             "-0.3 (l - 1), with layers counted from 1."),
-    Mistake("layer-one-late", 1, "The index is off by one the other way: layer 2 has the value of "
-            "layer 1. Was 1 subtracted twice? Here layers count from 1, in the official code from "
+    Mistake("layer-one-late", 1, "The index is off by one the other way: layer 3 has the value of "
+            "layer 2. Was 1 subtracted twice? Here layers count from 1, in the official code from "
             "0."),
+    Mistake("same-everywhere", 2, "λ_init is the same in all layers: it should grow with the "
+            "layer, 0.8 - 0.6 exp(-0.3 (l - 1))."),
+    Mistake("no-parentheses", 1, "The exponent is -0.3 l - 1: parentheses are missing, it should "
+            "be -0.3 (l - 1)."),
     Mistake("exponent-sign", 1, "λ_init falls without limit: the exponent has the wrong sign. It "
             "is exp(-0.3 (l - 1)), which goes to 0, so that λ_init goes to 0.8."),
 )
@@ -180,22 +213,30 @@ def lambda_init(layer: int, mistakes: Names = NONE) -> float:
     step = layer - 1
     step += ("layer-from-0" in mistakes) - ("layer-one-late" in mistakes)
     sign = 1 if "exponent-sign" in mistakes else -1
+    if "same-everywhere" in mistakes:
+        step = 0
+    if "no-parentheses" in mistakes:
+        return 0.8 - 0.6 * math.exp(-0.3 * (step + 1) - 1)
     return 0.8 - 0.6 * math.exp(sign * 0.3 * step)
 
 
 def _init_cases(rng: np.random.Generator, student: str) -> Iterable[Case]:
     yield Case("layer 1", {"layer": 1})
-    yield Case("layer 2", {"layer": 2})
+    yield Case("layer 3", {"layer": 3})
     yield Case("a deep layer", {"layer": int(rng.integers(8, 40))})
 
 
 LAMBDA_MISTAKES = (
-    Mistake("detached", 2, "The value is right, but no gradient reaches λ's vectors, so λ would "
-            "never learn: a .detach(), .item(), .data, float(...) or torch.no_grad() is in the "
-            "way."),
+    Mistake("detached", 2, "The value is right, but no gradient reaches λ's vectors (or some of "
+            "them), so λ would never learn: a .detach(), .item(), .data, float(...) or "
+            "torch.no_grad() is in the way."),
     Mistake("lambda-per-entry", 2, "λ comes out as a vector: exp is taken of each product. λ is "
             "one number: exp of the *dot product*, so sum before exp."),
     Mistake("no-lambda-init", 1, "λ_init is not added: at the start λ would be near 0."),
+    Mistake("sum-of-exps", 2, "exp is taken of each product, and the sum of that. λ takes exp of "
+            "the *dot product*: sum first."),
+    Mistake("lambda-plus", 1, "The two exponentials are added. Eq. (2) has a minus between them."),
+    Mistake("lambda-mean", 1, "The products are averaged: eq. (2) has dot products, so sum them."),
     Mistake("no-exp", 2, "The dot products are subtracted without exp. Eq. (2) takes exp of each."),
     Mistake("exp-of-difference", 2, "It is exp of the difference of the dot products. Eq. (2) is "
             "the difference of two exponentials."),
@@ -217,7 +258,11 @@ def lam_value(
     if "lambda-swapped" in mistakes:
         lambda_q1, lambda_k1, lambda_q2, lambda_k2 = lambda_q2, lambda_k2, lambda_q1, lambda_k1
     first, second = lambda_q1 * lambda_k1, lambda_q2 * lambda_k2  # (d,)
-    if "lambda-per-entry" not in mistakes:
+    if "sum-of-exps" in mistakes:
+        return first.exp().sum() - second.exp().sum() + init
+    if "lambda-mean" in mistakes:
+        first, second = first.mean(), second.mean()
+    elif "lambda-per-entry" not in mistakes:
         first, second = first.sum(), second.sum()
     if "lambda-scaled" in mistakes:
         scale = math.sqrt(lambda_q1.shape[-1])
@@ -226,6 +271,8 @@ def lam_value(
         change = (first - second).exp()
     elif "no-exp" in mistakes:
         change = first - second
+    elif "lambda-plus" in mistakes:
+        change = first.exp() + second.exp()
     else:
         change = first.exp() - second.exp()
     lam = change if "no-lambda-init" in mistakes else change + init
@@ -258,6 +305,14 @@ def probe_lambda(thing: Any, inputs: dict[str, Any]) -> Any:
     return None if lam is None else {"λ": lam, "its gradients": torch.stack(gradients)}
 
 
+def _lambda_symptom(inputs: dict[str, Any], answer: Any, expected: Any) -> str | Mistake | None:
+    if not torch.allclose(answer["λ"].float(), expected["λ"].float(), rtol=1e-3):
+        return None
+    dead = [not mine.any() and bool(right.any()) for mine, right in zip(
+        answer["its gradients"], expected["its gradients"], strict=True)]
+    return LAMBDA_MISTAKES[0] if any(dead) else None
+
+
 def _lambda_cases(rng: np.random.Generator, student: str) -> Iterable[Case]:
     for label, init in (("λ_init = 0.2", 0.2), ("λ_init = 0.6", 0.6)):
         vectors = _normal(rng, 4, 6, scale=0.5).unbind(0)
@@ -277,6 +332,11 @@ NORM_MISTAKES = (
     Mistake("l2-norm", 1, "Heads are divided by their length, the root of the *sum* of squares. "
             "RMSNorm takes the root of the *mean*."),
     Mistake("scale-lambda-init", 1, "The factor is λ_init; it should be 1 - λ_init."),
+    Mistake("norm-positions", 2, "The mean runs over the positions of a head. Each position of "
+            "each head is normed by itself, over its 2d numbers (the last axis)."),
+    Mistake("no-root", 1, "Heads are divided by the mean of squares. RMSNorm divides by its "
+            "*root*."),
+    Mistake("scale-divides", 1, "The heads are divided by 1 - λ_init; eq. (3) multiplies."),
     Mistake("no-eps", 0.5, "Without the small eps = 1e-5 under the root, a head of zeros is 0/0, "
             "and small heads are blown up."),
     Mistake("eps-outside", 0.5, "eps stands outside the root. It is √(mean of squares + eps)."),
@@ -286,6 +346,8 @@ NORM_MISTAKES = (
 def head_norm(heads: Tensor, init: float, mistakes: Names = NONE) -> Tensor:
     """RMSNorm of each head (batch, heads, seq, 2d) for itself, times 1 - λ_init."""
     axes = (-3, -1) if "norm-all-heads" in mistakes else (-1,)
+    if "norm-positions" in mistakes:
+        axes = (-2,)
     if "layer-norm" in mistakes:
         heads = heads - heads.mean(axes, keepdim=True)
     squares = heads.square()
@@ -295,8 +357,19 @@ def head_norm(heads: Tensor, init: float, mistakes: Names = NONE) -> Tensor:
         root = mean.sqrt()
     else:
         root = mean.sqrt() + 1e-5 if "eps-outside" in mistakes else (mean + 1e-5).sqrt()
+    if "no-root" in mistakes:
+        root = mean + 1e-5
     scale = init if "scale-lambda-init" in mistakes else 1 - init
+    if "scale-divides" in mistakes:
+        scale = 1 / scale
     return heads / root * (1.0 if "no-output-scale" in mistakes else scale)
+
+
+def _norm_symptom(inputs: dict[str, Any], answer: Tensor, expected: Tensor) -> str | None:
+    small = inputs["heads"].abs().max() < 0.1
+    if small and torch.cosine_similarity(answer.float(), expected, dim=-1).min() > 0.999:
+        return "Small heads have another size: eps is 1e-5, and stands under the root."
+    return None
 
 
 def _norm_cases(rng: np.random.Generator, student: str) -> Iterable[Case]:
@@ -318,6 +391,9 @@ SPLIT_MISTAKES = (
             "head share one value of width 2d: h heads."),
     Mistake("view-not-transpose", 2, "Numbers of different positions are mixed: (batch, seq, "
             "heads, d) was reshaped to (batch, heads, seq, d). That needs a transpose."),
+    Mistake("other-order", 1, "The five are given in another order. It is q1, k1, q2, k2, v."),
+    Mistake("maps-swapped", 1, "Map 1 and map 2 of each head are swapped: map 1 is the even one, "
+            "2i, map 2 the odd one."),
     Mistake("halves-inside", 2, "Each head's 2d numbers were cut as even and odd entries. Map 1 "
             "is the first d of them, map 2 the second d."),
 )
@@ -345,6 +421,10 @@ def split_heads(
             else (slice(0, None, 2), slice(1, None, 2))
         )
         (q1, k1), (q2, k2) = ([x[:, part] for x in maps] for part in pick)
+    if "maps-swapped" in mistakes:
+        q1, k1, q2, k2 = q2, k2, q1, k1
+    if "other-order" in mistakes:
+        k1, q2 = q2, k1
     v = cut(v, 2 * n_heads if "v-not-doubled" in mistakes else n_heads)
     assert q1.shape[-1] == d
     return {"q1": q1, "k1": k1, "q2": q2, "k2": k2, "v": v}
@@ -452,15 +532,31 @@ def _layer_reference(
 
 def _layer_cases(rng: np.random.Generator, student: str) -> Iterable[Case]:
     for label, n_heads, layer in (("2 heads, layer 1", 2, 1), ("3 heads, layer 4", 3, 4)):
-        d_model = 24
-        d = d_model // (2 * n_heads)
-        weights = {f"{name}_proj.weight": _normal(rng, d_model, d_model, scale=0.3)
-                   for name in "qkvo"}
-        weights["v_proj.weight"] *= 10  # large heads: whether there is an eps is A2.5's matter
-        weights |= {name: _normal(rng, d, scale=0.3) for name in VECTORS}
-        weights["gain"] = 1 + _normal(rng, 2 * d, scale=0.2)
-        yield Case(label, {"weights": weights, "x": _normal(rng, 2, 6, d_model),
-                           "n_heads": n_heads, "layer": layer})
+        inputs = _draw_layer(rng, n_heads, layer)
+        while not _well_conditioned(inputs):
+            inputs = _draw_layer(rng, n_heads, layer)
+        yield Case(label, inputs)
+
+
+def _draw_layer(rng: np.random.Generator, n_heads: int, layer: int) -> dict[str, Any]:
+    d_model = 24
+    d = d_model // (2 * n_heads)
+    weights = {f"{name}_proj.weight": _normal(rng, d_model, d_model, scale=0.3) for name in "qkvo"}
+    weights["v_proj.weight"] *= 100  # large heads: whether there is an eps is A2.5's matter
+    weights |= {name: _normal(rng, d, scale=0.3) for name in VECTORS}
+    weights["gain"] = 1 + _normal(rng, 2 * d, scale=0.2)
+    return {"weights": weights, "x": _normal(rng, 2, 6, d_model), "n_heads": n_heads,
+            "layer": layer}
+
+
+def _well_conditioned(inputs: dict[str, Any]) -> bool:
+    """Whether rounding leaves λ's gradient alone: its terms may cancel, and then two right layers
+    that add in another order differ."""
+    wide = inputs | {"weights": {name: w.double() for name, w in inputs["weights"].items()},
+                     "x": inputs["x"].double()}
+    name = "gradients of λ's vectors"
+    once, exact = (layer_outputs(**each)[name] for each in (inputs, wide))
+    return bool((once - exact).norm() < 3e-5 * exact.norm())
 
 
 def _layer_symptom(inputs: dict[str, Any], answer: Any, expected: Any) -> str | Mistake | None:
@@ -469,7 +565,9 @@ def _layer_symptom(inputs: dict[str, Any], answer: Any, expected: Any) -> str | 
             return (f"The parameter {name} has the shape {answer['parameters'][name]}; it should "
                     f"be {shape}.")
     if torch.allclose(answer["output"].float(), expected["output"], rtol=1e-3, atol=1e-4):
-        return "The output is right, its gradients are not: is λ part of the graph?"
+        none = not answer["gradients of λ's vectors"].any(-1).all()
+        return LAMBDA_MISTAKES[0] if none else (
+            "The output is right, its gradients are not: is λ part of the graph?")
     # The norm makes rounding larger, so that single entries say little.
     error = (answer["output"].float() - expected["output"]).norm() / expected["output"].norm()
     return HALF if error < 0.02 else None
@@ -483,13 +581,15 @@ TASKS = (
     Task("A2.3", "Where λ starts", "lambda_init", 2, _init_cases, lambda_init, INIT_MISTAKES,
          rtol=1e-6, atol=1e-6),
     Task("A2.4", "λ, and its gradient", "lam", 4, _lambda_cases, _lam_with_gradients,
-         LAMBDA_MISTAKES, probe=probe_lambda),
+         LAMBDA_MISTAKES, _lambda_symptom, probe=probe_lambda),
     Task("A2.5", "The headwise norm", "head_norm", 3, _norm_cases, head_norm, NORM_MISTAKES,
-         rtol=1e-3),
+         _norm_symptom, rtol=1e-3),
     Task("A2.6", "Which map belongs to which head", "split_heads", 3, _split_cases, split_heads,
          SPLIT_MISTAKES, probe=probe_split),
     Task("A2.7", "The layer", "DiffAttention", 5, _layer_cases, _layer_reference,
-         LAYER_MISTAKES + LAMBDA_MISTAKES + SPLIT_MISTAKES + DIFF_MISTAKES + MAP_MISTAKES
-         + INIT_MISTAKES + NORM_MISTAKES, _layer_symptom, probe=probe_layer, rtol=1e-3, atol=1e-4,
-         group=1),
+         # maps-swapped has the effect of swapped-maps here
+         LAYER_MISTAKES + LAMBDA_MISTAKES
+         + tuple(m for m in SPLIT_MISTAKES if m.name != "maps-swapped") + DIFF_MISTAKES
+         + MAP_MISTAKES + INIT_MISTAKES + NORM_MISTAKES, _layer_symptom, probe=probe_layer,
+         rtol=1e-3, atol=1e-4, group=1),
 )

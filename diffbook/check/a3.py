@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from diffbook.attention import MultiheadAttention, MultiheadDiffAttention
 from diffbook.check.core import (
-    NO_ANSWER,
     NONE,
     Case,
     Mistake,
@@ -27,6 +26,7 @@ from diffbook.check.core import (
     Verdict,
     difference,
     kind,
+    marked,
     numeric,
     value,
 )
@@ -59,12 +59,22 @@ BLOCK_MISTAKES = (
     Mistake("gate-swapped", 1, "SiLU is taken of the `up` branch. SwiGLU is "
             "SiLU(x W_gate) · (x W_up): the gate is bent, the other branch is not."),
     Mistake("sigmoid", 1, "The gate is a sigmoid. SwiGLU's gate is SiLU(z) = z · sigmoid(z)."),
+    Mistake("relu", 1, "The gate is ReLU. SwiGLU's is SiLU(z) = z · sigmoid(z)."),
+    Mistake("gelu", 1, "The gate is GELU. SwiGLU's is SiLU(z) = z · sigmoid(z), F.silu."),
+    Mistake("half-residual", 1, "SwiGLU's output stands alone: eq. (5) ends in + Y, as eq. (4) "
+            "ends in + X."),
+    Mistake("first-input", 1, "The second sum adds the block's input X. Eq. (5) adds Y, what came "
+            "out of eq. (4)."),
+    Mistake("layer-norm", 1, "The mean is subtracted: that is LayerNorm. LN in the paper's block "
+            "stands for RMSNorm, which only divides by the root mean square."),
     Mistake("no-gate", 1, "The `up` branch is missing: SwiGLU multiplies SiLU(x W_gate) by x W_up, "
             "entry by entry, before W_down."),
 )
 
 
-def _rms(x: Tensor, gain: Tensor) -> Tensor:
+def _rms(x: Tensor, gain: Tensor, mistakes: Names = NONE) -> Tensor:
+    if "layer-norm" in mistakes:
+        return F.layer_norm(x, x.shape[-1:], gain, None, 1e-5)
     return F.rms_norm(x, x.shape[-1:], gain, 1e-5)
 
 
@@ -72,7 +82,9 @@ def _swiglu(x: Tensor, weights: dict[str, Tensor], mistakes: Names) -> Tensor:
     gate, up = x @ weights["gate_proj.weight"].T, x @ weights["up_proj.weight"].T
     if "gate-swapped" in mistakes:
         gate, up = up, gate
-    bent = gate.sigmoid() if "sigmoid" in mistakes else F.silu(gate)
+    bends: dict[str, Any] = {"sigmoid": torch.sigmoid, "relu": F.relu, "gelu": F.gelu}
+    bend = next((bends[name] for name in bends if name in mistakes), F.silu)
+    bent = bend(gate)
     hidden = bent if "no-gate" in mistakes else bent * up
     return hidden @ weights["down_proj.weight"].T
 
@@ -83,14 +95,16 @@ def _block(x: Tensor, attention: Any, weights: dict[str, Tensor], mistakes: Name
     if "one-norm" in mistakes:
         second = first
     if "post-norm" in mistakes:
-        y = _rms(x + attention(x), first)
-        return _rms(y + _swiglu(y, weights, mistakes), second)
+        y = _rms(x + attention(x), first, mistakes)
+        return _rms(y + _swiglu(y, weights, mistakes), second, mistakes)
     bare = "no-norm" in mistakes
-    attended = attention(x if bare else _rms(x, first))
+    attended = attention(x if bare else _rms(x, first, mistakes))
     y = attended if "no-residual" in mistakes else x + attended
     base = x if "parallel" in mistakes else y
-    fed = _swiglu(base if bare else _rms(base, second), weights, mistakes)
-    return fed if "no-residual" in mistakes else y + fed
+    fed = _swiglu(base if bare else _rms(base, second, mistakes), weights, mistakes)
+    if {"no-residual", "half-residual"} & mistakes:
+        return fed
+    return (x if "first-input" in mistakes else y) + fed
 
 
 def block(weights: dict[str, Tensor], x: Tensor, mistakes: Names = NONE) -> Tensor:
@@ -116,6 +130,8 @@ def probe_block(thing: Any, inputs: dict[str, Any]) -> Any:
     d_ff = weights["gate_proj.weight"].shape[0]
     built = thing(Mixer(weights["attention.mix"]), x.shape[-1], d_ff)
     own = dict(built.named_parameters())
+    if set(own) <= {"attention.mix"}:
+        return None
     for name in weights:
         if name not in own:
             raise AttributeError(f"the block has no parameter {name}; it has {sorted(own)}")
@@ -238,6 +254,8 @@ def probe_model(thing: Any, inputs: dict[str, Any]) -> Any:
     weights, shape = inputs["weights"], inputs["shape"]
     model = thing(**shape, attention=inputs["attention"])
     own = dict(model.named_parameters())
+    if not own:
+        return None
     same = True
     for name in own:
         if name in weights and own[name].shape == weights[name].shape:
@@ -259,7 +277,7 @@ def _judge_model(case: Case, answer: Any, known: Names) -> Verdict:
         # First of all: other shapes, such as the gain's, only follow from this one.
         d = inputs["shape"]["d_model"] // inputs["shape"]["n_heads"]
         if any("lambda_" in str(name) and shape == f"({d // 2},)" for name, shape in mine.items()):
-            return _found(MODEL_MISTAKES[:1], known)
+            return marked(MODEL_MISTAKES[:1], known)
         for name, shape in right["parameters"].items():
             if name not in mine:
                 return Verdict(False, f"the parameter {name} is missing; there are "
@@ -271,14 +289,6 @@ def _judge_model(case: Case, answer: Any, known: Names) -> Verdict:
             if name not in right["parameters"]:
                 return Verdict(False, f"there is a parameter {str(name)[:60]} too many")
     return _by_value.judge(case, answer, known)
-
-
-def _found(mistakes: Iterable[Mistake], known: Names) -> Verdict:
-    """These mistakes were seen; those that are known already cost nothing more."""
-    new = [mistake for mistake in mistakes if mistake.name not in known]
-    if not new:
-        return Verdict(True, "follows from a mistake that was marked before")
-    return Verdict(False, " ".join(m.says for m in new), tuple(m.name for m in new))
 
 
 def _draw_weights(
@@ -377,8 +387,6 @@ def probe_pair(thing: Any, inputs: dict[str, Any]) -> Any:
 
 
 def _judge_pair(case: Case, answer: Any, known: Names) -> Verdict:
-    if answer is None or answer is Ellipsis:
-        return Verdict(False, NO_ANSWER)
     seeds = case.inputs["seeds"]
     if not isinstance(answer, (list, tuple)) or len(answer) != len(seeds):
         return Verdict(False, f"this is {kind(answer)}; two models were expected for each seed")
@@ -401,7 +409,7 @@ def _judge_pair(case: Case, answer: Any, known: Names) -> Verdict:
     elif not _same(flat[0], flat[2]):
         wrong.append(PAIR_MISTAKES[4])
     if wrong:
-        return _found(wrong, known)
+        return marked(wrong, known)
     flatness = [name for name in drawn if softmax[name].std() == 0]
     if flatness:
         return Verdict(False, f"all numbers of {flatness[0]} are equal: nothing was drawn")
@@ -459,10 +467,16 @@ BATCH_MISTAKES = (
             "generator."),
     Mistake("sum", 1.5, "batch(3, 8) and batch(4, 7) are the same: seed + step mixes them up, so "
             "that the runs of neighboring seeds see nearly the same data. Keep the two apart."),
-    Mistake("overlap", 0.5, "batch(0, 1000) and batch(1, 0) are the same: from the 1000th step on, "
-            "one seed sees the data of the next. Take a much larger factor."),
+    Mistake("product", 1.5, "All steps of seed 0 get the same batch, and step 0 of all seeds: "
+            "seed * step is 0 there. Keep the two apart, with a large factor and a sum."),
+    Mistake("written-together", 1, "batch(1, 11) and batch(11, 1) are the same: the digits of seed "
+            "and step, written one behind the other, do not say where the seed ends."),
+    Mistake("overlap", 0.5, "batch(1, 0) is also batch(0, 10), batch(0, 100) or batch(0, 1000): "
+            "from that step on, one seed sees the data of the next. Take a much larger factor."),
 )
-CALLS = [(3, 7), (3, 8), (3, 7), (4, 7), (0, 1000), (1, 0), (5, 5), (6, 5)]
+CALLS = [(3, 7), (3, 8), (3, 7), (4, 7), (0, 1000), (1, 0), (5, 5), (6, 5), (0, 10), (0, 100),
+         (1, 11), (11, 1), (0, 5)]
+MARK = 39  # of the assignment's sample(): the question
 
 
 def batches(calls: list[tuple[int, int]], mistakes: Names = NONE) -> list[Tensor]:
@@ -480,7 +494,13 @@ def batches(calls: list[tuple[int, int]], mistakes: Names = NONE) -> list[Tensor
             parts = (seed + step, 0)
         elif "overlap" in mistakes:
             parts = (1000 * seed + step, 0)
-        found.append(torch.from_numpy(np.random.default_rng(parts).integers(0, 40, (8, 12))))
+        elif "product" in mistakes:
+            parts = (seed * step, 0)
+        elif "written-together" in mistakes:
+            parts = (int(f"{seed}{step}"), 0)
+        tokens = np.random.default_rng(parts).integers(0, MARK, (8, 12))
+        tokens[:, -2] = MARK
+        found.append(torch.from_numpy(tokens))
     return found
 
 
@@ -499,8 +519,6 @@ def probe_batches(thing: Any, inputs: dict[str, Any]) -> Any:
 
 
 def _judge_batches(case: Case, answer: Any, known: Names) -> Verdict:
-    if answer is None or answer is Ellipsis:
-        return Verdict(False, NO_ANSWER)
     calls = case.inputs["calls"]
     rows = [numeric(x) for x in answer] if isinstance(answer, (list, tuple)) else []
     if len(rows) != len(calls) or any(x is None or x.ndim != 2 or x.size < 20 for x in rows):
@@ -511,7 +529,7 @@ def _judge_batches(case: Case, answer: Any, known: Names) -> Verdict:
         return np.array_equal(rows[i], rows[j])
 
     if not same(0, 2):
-        return _found(BATCH_MISTAKES[:1], known)
+        return marked(BATCH_MISTAKES[:1], known)
     wrong = []
     if same(0, 1):
         wrong.append(BATCH_MISTAKES[1])
@@ -519,10 +537,17 @@ def _judge_batches(case: Case, answer: Any, known: Names) -> Verdict:
         wrong.append(BATCH_MISTAKES[2])
     if same(1, 3) and not wrong:
         wrong.append(BATCH_MISTAKES[3])
-    if same(4, 5) and not wrong:
+    if same(4, 12) and not wrong:
         wrong.append(BATCH_MISTAKES[4])
+    if same(10, 11) and same(5, 8) and not wrong:
+        wrong.append(BATCH_MISTAKES[5])
+    if any(same(5, other) for other in (4, 8, 9)) and not wrong:
+        wrong.append(BATCH_MISTAKES[6])
     if wrong:
-        return _found(wrong, known)
+        return marked(wrong, known)
+    if any((x[:, -2] != MARK).any() for x in rows):
+        return Verdict(False, "this is not what sample(generator) draws: give back its tokens and "
+                       "targets as they are")
     if len({x.tobytes() for x in rows}) < len(calls) - 1:
         return Verdict(False, "two different pairs (seed, step) get the same batch")
     return Verdict(True)
@@ -539,6 +564,15 @@ LOOP_MISTAKES = (
     Mistake("no-zero-grad", 2, "Gradients of earlier steps are added up: zero_grad() is missing."),
     Mistake("no-clip", 1, "The gradient norm is not limited to 1: nn.utils.clip_grad_norm_ between "
             "backward() and step()."),
+    Mistake("adam", 1, "The optimizer is Adam, which adds the decay to the gradient. AdamW shrinks "
+            "the weights apart from it."),
+    Mistake("default-decay", 1, "AdamW's weight_decay is not 0.1: left alone, it is 0.01."),
+    Mistake("default-betas", 1, "AdamW's betas are not (0.9, 0.95): left alone, they are "
+            "(0.9, 0.999)."),
+    Mistake("schedule-early", 1, "The learning rate is that of the next step: lr_at counts steps "
+            "from 0, as data does."),
+    Mistake("schedule-shortened", 1.5, "The schedule ends where this call stops. lr_at wants "
+            "`steps`, the length of the whole run, also when `stop` comes sooner."),
     Mistake("no-schedule", 1, "The learning rate stays what it was: set every group's \"lr\" to "
             "lr_at(step, steps) before each step."),
     Mistake("optimizer-forgotten", 2, "The resumed run leaves the curve at once: AdamW's averages "
@@ -554,7 +588,7 @@ LOOP_MISTAKES = (
     Mistake("by-reference", 1.5, "The state changed when training went on behind it: state_dict() "
             "holds the live tensors. Copy them (copy.deepcopy) when you stop."),
 )
-STEPS, STOP = 9, 4
+STEPS, STOP = 12, 6
 
 
 def lr_at(step: int, steps: int) -> float:
@@ -580,7 +614,11 @@ def _loop(
     stop: int, mistakes: Names,
 ) -> tuple[list[float], dict[str, Any]]:
     """One call of ``train``."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, betas=(0.9, 0.95), weight_decay=0.1)
+    make = torch.optim.Adam if "adam" in mistakes else torch.optim.AdamW
+    optimizer = make(
+        model.parameters(), lr=0.01, betas=(0.9, 0.999 if "default-betas" in mistakes else 0.95),
+        weight_decay=0.01 if "default-decay" in mistakes else 0.1)
+    length = stop if "schedule-shortened" in mistakes else STEPS
     start = 0
     if state is not None:
         if "weights-forgotten" not in mistakes:
@@ -593,7 +631,7 @@ def _loop(
         scheduled = step - start if "schedule-restart" in mistakes else step
         if "no-schedule" not in mistakes:
             for group in optimizer.param_groups:
-                group["lr"] = lr_at(scheduled, STEPS)
+                group["lr"] = lr_at(scheduled + ("schedule-early" in mistakes), length)
         at = step - start if "data-restart" in mistakes else step
         loss = F.cross_entropy(model(tokens[at]).flatten(0, 1), targets[at].flatten())
         if "no-zero-grad" not in mistakes:
@@ -662,8 +700,8 @@ def probe_loop(thing: Any, inputs: dict[str, Any]) -> Any:
     if result is None:
         return None
     broken = Tiny(inputs["weights"])
-    first, state = thing(broken, data, steps, stop=4)
-    thing(broken, data, steps, state=state, stop=6)  # the first one goes on, beside
+    first, state = thing(broken, data, steps, stop=steps // 2)
+    thing(broken, data, steps, state=state, stop=steps // 2 + 2)  # the first one goes on, beside
     other = Tiny(inputs["other"])
     rest, _ = thing(other, data, steps, state=state)
     return {
@@ -675,17 +713,21 @@ def probe_loop(thing: Any, inputs: dict[str, Any]) -> Any:
     }
 
 
+RTOL = 3e-4  # other forms of the same step differ by 1e-6, AdamW's defaults by a hundred times it
+
+
 def _loop_symptom(inputs: dict[str, Any], answer: Any, expected: Any) -> str | Mistake | None:
     mine, right = (x["the losses of a run"] for x in (answer, expected))
-    if not np.allclose(mine[:1], right[:1], rtol=1e-3):
-        return ("Already the first loss is another: the mean cross-entropy over all positions, "
-                "taken before the step.")
-    apart = int(np.argmax(~np.isclose(mine, right, rtol=1e-3))) + 1
-    if not np.allclose(mine, right, rtol=1e-3):
+    if not np.allclose(mine[:1], right[:1], rtol=RTOL):
+        return ("Already the first loss is another: the mean cross-entropy over the targets that "
+                "are not -100, taken before the step.")
+    apart = int(np.argmax(~np.isclose(mine, right, rtol=RTOL))) + 1
+    same = difference(answer["its weights"], expected["its weights"], RTOL, 1e-4) is None
+    if not np.allclose(mine, right, rtol=RTOL) or not same:
         return (f"The run that was never stopped leaves the right curve at loss {apart}: look at "
                 "the optimizer (AdamW with the given numbers), the schedule and the clipping.")
     shared = loop(**inputs, mistakes=frozenset({"all-by-reference"}))
-    if difference(answer, shared, 1e-3, 1e-4) is None:
+    if difference(answer, shared, RTOL, 1e-4) is None:
         return LOOP_MISTAKES[-1]
     return ("The run that was never stopped is right; the resumed one is not. What does it need to "
             "know that is not in its state?")
@@ -693,10 +735,12 @@ def _loop_symptom(inputs: dict[str, Any], answer: Any, expected: Any) -> str | M
 
 def _loop_cases(rng: np.random.Generator, student: str) -> Iterable[Case]:
     weights = [_normal(rng, 6, 4, scale=2.0), _normal(rng, 4, 6, scale=3.0)]
-    yield Case("9 steps, and 4 + 5 of them", {
+    targets = rng.integers(0, 6, (STEPS, 4, 5))
+    targets[rng.random(targets.shape) < 0.3] = -100
+    yield Case(f"{STEPS} steps, and {STOP} + {STEPS - STOP} of them", {
         "weights": weights, "other": [w + 0.5 for w in weights],
         "tokens": torch.from_numpy(rng.integers(0, 6, (STEPS, 4, 5))),
-        "targets": torch.from_numpy(rng.integers(0, 6, (STEPS, 4, 5)))})
+        "targets": torch.from_numpy(targets)})
 
 
 # ---------------------------------------------------------------------------------------------
@@ -712,11 +756,15 @@ PAIRED_MISTAKES = (
     Mistake("population", 1, "The scatter is divided by n. Of few seeds take n - 1: std(ddof=1)."),
     Mistake("no-root-n", 1, "This is the scatter of single seeds. The interval of the *mean* is "
             "smaller by √n."),
+    Mistake("root-n-1", 0.5, "The scatter is divided by √(n - 1). Of the standard deviation (which "
+            "has its n - 1 already) to that of the mean it is √n."),
     Mistake("b-minus-a", 1, "The sign is turned round: it should be a - b."),
     Mistake("eager-verdict", 1.5, "The verdict goes by the mean alone. An interval that holds 0 is "
             "no difference, however pretty its mean."),
     Mistake("verdict-turned", 1, "The verdict is turned round: the claim is that a is *lower*, so "
             "that an interval below 0 speaks for it."),
+    Mistake("other-words", 1, "The numbers are right, but the verdict is in other words than the "
+            "three of the task."),
 )
 
 
@@ -730,7 +778,8 @@ def paired(a: np.ndarray, b: np.ndarray, mistakes: Names = NONE) -> dict[str, An
     if "unpaired-test" in mistakes:
         scatter = math.hypot(a.std(ddof=ddof), b.std(ddof=ddof))
     points = 1.96 if "normal" in mistakes else STUDENT[n + 1 if "degrees" in mistakes else n]
-    half = points * scatter / (1 if "no-root-n" in mistakes else math.sqrt(n))
+    root = math.sqrt(n - 1 if "root-n-1" in mistakes else n)
+    half = points * scatter / (1 if "no-root-n" in mistakes else root)
     mean = float(gap.mean())
     low, high = mean - half, mean + half
     below = (mean if "eager-verdict" in mistakes else high) < 0
@@ -738,7 +787,16 @@ def paired(a: np.ndarray, b: np.ndarray, mistakes: Names = NONE) -> dict[str, An
     if "verdict-turned" in mistakes:
         below, above = above, below
     verdict = REPRODUCED if below else CONTRADICTED if above else NO_DIFFERENCE
+    if "other-words" in mistakes:
+        verdict = f"{verdict}!"
     return {"difference": mean, "low": low, "high": high, "verdict": verdict}
+
+
+def _paired_symptom(inputs: dict[str, Any], answer: Any, expected: Any) -> Mistake | None:
+    words = (REPRODUCED, CONTRADICTED, NO_DIFFERENCE)
+    other = answer["verdict"].strip().casefold() not in words
+    only = _paired_problem(answer | {"verdict": expected["verdict"]}, expected) is None
+    return PAIRED_MISTAKES[-1] if other and only else None
 
 
 def _paired_cases(rng: np.random.Generator, student: str) -> Iterable[Case]:
@@ -833,15 +891,13 @@ def probe_plot(thing: Any, inputs: dict[str, Any]) -> Any:
 
 
 def _judge_plot(case: Case, answer: Any, known: Names) -> Verdict:
-    if answer is None or answer is Ellipsis:
-        return Verdict(False, NO_ANSWER)
     if not isinstance(answer, dict) or not all(k in answer for k in ("lines", "axes", "words")):
         return Verdict(False, f"this is {kind(answer)}; plot should return the matplotlib Figure")
     runs = {name: np.asarray(curves) for name, curves in case.inputs["runs"].items()}
     found = _plot_problems(answer, runs)
     if isinstance(found, str):
         return Verdict(False, found)
-    return _found(found, known) if found else Verdict(True)
+    return marked(found, known) if found else Verdict(True)
 
 
 def _plot_problems(answer: dict[str, Any], runs: dict[str, np.ndarray]) -> list[Mistake] | str:
@@ -914,9 +970,9 @@ TASKS = (
     Task("A3.5", "Data that do not depend on the past", "batch", 3, _batch_cases, batches,
          BATCH_MISTAKES, probe=probe_batches, judge=_judge_batches),
     Task("A3.6", "A loop that can be stopped", "train", 6, _loop_cases, loop, LOOP_MISTAKES,
-         _loop_symptom, probe=probe_loop, rtol=1e-3, atol=1e-4, group=1),
+         _loop_symptom, probe=probe_loop, rtol=RTOL, atol=1e-4, group=1),
     Task("A3.7", "The paired difference and the verdict", "paired", 4, _paired_cases, paired,
-         PAIRED_MISTAKES, compare=_paired_problem),
+         PAIRED_MISTAKES, _paired_symptom, compare=_paired_problem),
     Task("A3.8", "An honest plot", "plot", 4, _plot_cases, drawn, PLOT_MISTAKES, probe=probe_plot,
          judge=_judge_plot),
 )

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from diffbook import paper
-from diffbook.check.a3 import _found
 from diffbook.check.core import (
     NO_ANSWER,
     NONE,
@@ -24,6 +23,7 @@ from diffbook.check.core import (
     Verdict,
     difference,
     kind,
+    marked,
     numeric,
 )
 from diffbook.records.compare import CONTRADICTED, NO_DIFFERENCE, REPRODUCED, STUDENT
@@ -95,8 +95,6 @@ def _numbers(data: Any) -> Iterator[float]:
 
 
 def _judge_plan(case: Case, answer: Any, known: Names) -> Verdict:
-    if answer is None or answer is Ellipsis:
-        return Verdict(False, NO_ANSWER)
     needed = ("where", "claim", "paper", "measure", "says", "seeds", "against")
     if not isinstance(answer, dict):
         return Verdict(False, f"this is {kind(answer)}; a dictionary with {', '.join(needed)} was "
@@ -130,7 +128,7 @@ def _judge_plan(case: Case, answer: Any, known: Names) -> Verdict:
         wrong.append(PLAN_MISTAKES[3])
     if not _words(answer["measure"]):
         wrong.append(PLAN_MISTAKES[4])
-    return _found(wrong, known) if wrong else Verdict(True)
+    return marked(wrong, known) if wrong else Verdict(True)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -143,7 +141,11 @@ RUN_MISTAKES = (
             "it."),
     Mistake("seeds-added", 1, "There are more runs than seeds in the plan. Adding runs until the "
             "interval pleases is a choice, too: write a new plan, and say so."),
-    Mistake("copied", 1.5, "Two seeds have exactly the same numbers: was the seed used?"),
+    Mistake("saturated", 1, "All runs are at the measure's floor or ceiling. Such a measure cannot "
+            "see a difference, whoever is better: make the task harder, or easier, until the "
+            "models lie in between."),
+    Mistake("copied", 1.5, "Two seeds have exactly the same numbers: was the seed used? If "
+            "the measure is so coarse that this is chance, ask more questions."),
 )
 
 
@@ -156,6 +158,8 @@ def runs(mistakes: Names = NONE) -> dict[str, Any]:
         softmax, diff = [*softmax, 0.30], [*diff, 0.25]
     if "copied" in mistakes:
         softmax[1], diff[1] = softmax[0], diff[0]
+    if "saturated" in mistakes:
+        softmax, diff = [1.0] * len(softmax), [1.0] * len(diff)
     return {"softmax": softmax, "diff": diff}
 
 
@@ -172,6 +176,8 @@ def probe_project(thing: Any, inputs: dict[str, Any]) -> Any:
     if any(name not in thing for name in ("plan", "runs", "row")):
         raise KeyError("PROJECT needs plan, runs, row and measure")
     if any(not isinstance(thing[name], dict) for name in ("plan", "runs", "row")):
+        return None
+    if thing["plan"].get("seeds", ...) is ...:
         return None
     made = {"seeds": list(thing["plan"]["seeds"]), "says": thing["plan"]["says"],
             "row": dict(thing["row"])}
@@ -212,9 +218,11 @@ def _judge_runs(case: Case, answer: Any, known: Names) -> Verdict:
     if n != planned:
         wrong.append(RUN_MISTAKES[0 if n < planned else 1])
     pairs = list(zip(made["softmax"], made["diff"], strict=True))
-    if len(set(pairs)) < n:
+    if n > 1 and all(x in (0.0, 1.0) for pair in pairs for x in pair):
         wrong.append(RUN_MISTAKES[2])
-    return _found(wrong, known) if wrong else Verdict(True)
+    elif len(set(pairs)) < n:
+        wrong.append(RUN_MISTAKES[3])
+    return marked(wrong, known) if wrong else Verdict(True)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -289,7 +297,7 @@ def _judge_row(case: Case, answer: Any, known: Names) -> Verdict:
             return Verdict(False, f"the row does not follow from the runs: {found}")
     if not noted:
         wrong.append(ROW_MISTAKES[-1])
-    return _found(wrong, known) if wrong else Verdict(True)
+    return marked(wrong, known) if wrong else Verdict(True)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -300,7 +308,8 @@ AGAIN_MISTAKES = (
             "seed: some chance does not come from the seed."),
     Mistake("other-numbers", 3, "measure(kind, seed) does not give the numbers that stand in the "
             "runs. Fill `runs` by calling it."),
-    Mistake("seed-unused", 2, "measure gives the same number for all seeds: the seed is not used."),
+    Mistake("seed-unused", 2, "measure gives the same numbers for two seeds: the seed is not "
+            "used."),
 )
 
 
@@ -322,8 +331,10 @@ def probe_again(thing: Any, inputs: dict[str, Any]) -> Any:
     """Two seeds measured again; the first of them twice."""
     import numpy as np
 
-    if not isinstance(thing, dict) or not callable(thing.get("measure")):
+    if not isinstance(thing, dict) or any(thing["runs"][k] is ... for k in thing["runs"]):
         return None
+    if not callable(thing.get("measure")):
+        return {}
     count = min(len(thing["runs"]["softmax"]), len(thing["runs"]["diff"]))
     seeds = list(thing["plan"]["seeds"])[:count]
     at = inputs["pick"] % len(seeds)
@@ -339,7 +350,7 @@ def probe_again(thing: Any, inputs: dict[str, Any]) -> Any:
 
 
 def _judge_again(case: Case, answer: Any, known: Names) -> Verdict:
-    if answer is None or answer is Ellipsis:
+    if answer == {}:
         return Verdict(False, "there is no measure(kind, seed) in PROJECT yet")
     if not isinstance(answer, dict):
         return Verdict(False, f"this is {kind(answer)}; PROJECT should be a dictionary")
@@ -349,11 +360,11 @@ def _judge_again(case: Case, answer: Any, known: Names) -> Verdict:
     wrong = []
     if not np.allclose(now, twice, rtol=1e-3, atol=1e-6):
         wrong.append(AGAIN_MISTAKES[0])
-    elif np.array_equal(now[:, 0], now[:, 1]):
+    elif np.array_equal(now[:, 0], now[:, 1]) and not np.isin(now, (0, 1)).all():
         wrong.append(AGAIN_MISTAKES[2])
     elif not np.allclose(now, there, rtol=1e-2, atol=1e-6):
         wrong.append(AGAIN_MISTAKES[1])
-    return _found(wrong, known) if wrong else Verdict(True)
+    return marked(wrong, known) if wrong else Verdict(True)
 
 
 def _one_case(rng: np.random.Generator, student: str) -> Iterable[Case]:

@@ -11,6 +11,7 @@ process) and the grader (:mod:`diffbook.grade`, other inputs, from a process apa
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import math
@@ -83,7 +84,13 @@ def value(thing: Any, inputs: dict[str, Any]) -> Any:
     return thing
 
 
+Judge = Callable[[Case, Any, frozenset[str]], Verdict]
 Cases = Callable[[np.random.Generator, str], Iterable[Case]]
+
+
+def once(rng: np.random.Generator, student: str) -> Iterable[Case]:
+    """The cases of a task without inputs: a number by hand, a choice, a measured value."""
+    yield Case("", {})
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,8 @@ class Task:
         compare: ``compare(answer, expected)`` -> None if the answer will do, else what is wrong;
             in the place of the comparison number by number (:func:`difference`), for answers
             that depend on chance.
-        judge: ``judge(case, answer, known)`` -> :class:`Verdict`, in the place of everything else.
+        judge: ``judge(case, answer, known)`` -> :class:`Verdict`, in the place of everything else
+            (but it is not asked where there is no answer at all). See :func:`marked`.
     """
 
     id: str
@@ -127,11 +135,11 @@ class Task:
     atol: float = 1e-5
     group: int = 2
     compare: Callable[[Any, Any], str | None] | None = None
-    judge: Callable[[Case, Any, frozenset[str]], Verdict] = field(default=None)  # type: ignore
+    judge: Judge = field(default=None)  # type: ignore
 
     def __post_init__(self) -> None:
-        if self.judge is None:
-            object.__setattr__(self, "judge", self._judge)
+        own: Judge | None = self.judge
+        object.__setattr__(self, "judge", _answered(self._judge if own is None else own))
         names = [mistake.name for mistake in self.mistakes]
         if len(set(names)) < len(names):
             raise ValueError(f"{self.id}: two mistakes have one name: {names}")
@@ -195,6 +203,25 @@ class Task:
             for names in itertools.combinations(own, size):
                 if not known.issuperset(names) or size < len(known):
                     yield frozenset(names)
+
+
+def _answered(judge: Judge) -> Judge:
+    """The judge, who is asked only if there is an answer."""
+    @functools.wraps(judge)
+    def asked(case: Case, answer: Any, known: frozenset[str] = NONE) -> Verdict:
+        if answer is None or answer is Ellipsis:
+            return Verdict(False, NO_ANSWER)
+        return judge(case, answer, known)
+
+    return asked
+
+
+def marked(mistakes: Iterable[Mistake], known: frozenset[str]) -> Verdict:
+    """These mistakes were seen; those that are known already cost nothing more."""
+    new = [mistake for mistake in mistakes if mistake.name not in known]
+    if not new:
+        return Verdict(True, FOLLOWS)
+    return Verdict(False, " ".join(m.says for m in new), tuple(m.name for m in new))
 
 
 # ---------------------------------------------------------------------------------------------

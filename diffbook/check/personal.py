@@ -47,6 +47,10 @@ NUMBERS: dict[str, Callable[[np.random.Generator], dict[str, Any]]] = {
 }
 
 
+class NoStudent(ValueError):
+    """The id was not filled in."""
+
+
 def normal(student: str) -> str:
     """An id as it is compared: no spaces around it, no difference between A and a."""
     return str(student).strip().casefold()
@@ -56,12 +60,12 @@ def personal(task: str, student: str) -> dict[str, Any]:
     """The numbers of one student for one task, such as ``personal("A1.1", "ada")``.
 
     The same id gives the same numbers on every machine. Raises ValueError for a task that has no
-    personal numbers, and for an id that was not filled in.
+    personal numbers, and :class:`NoStudent` (a ValueError, too) for an id that was not filled in.
     """
     if task not in NUMBERS:
         raise ValueError(f"{task!r} has no personal numbers; {', '.join(NUMBERS)} have")
     if not isinstance(student, str) or not normal(student):
-        raise ValueError(
+        raise NoStudent(
             "who are you? Write STUDENT = \"your id\", as it is in the name of the file that you "
             "hand in"
         )

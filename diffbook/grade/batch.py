@@ -6,23 +6,37 @@ import contextlib
 import csv
 import hashlib
 import json
+import os
 import queue
 import re
+import sys
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
+from diffbook.check.personal import normal
 from diffbook.grade import report
 from diffbook.grade.bundle import Bundle, lay_out_packages
-from diffbook.grade.marking import Result, TaskResult, Unreadable, grade, names_in, read
+from diffbook.grade.marking import (
+    Result,
+    TaskResult,
+    Unreadable,
+    clean,
+    grade,
+    left_out,
+    names_in,
+    read,
+)
 from diffbook.grade.session import Nursery
 
 WEAK = {
-    "user": "no namespaces here: hand-ins run as another user, but with the machine's network and "
-            "its readable files; use a container without network",
+    "user": "no namespaces here: hand-ins run as another user, but with the machine's network, its "
+            "readable files and /tmp; use a container without network, and keep bundles and "
+            "solutions from other users (chmod 700)",
     "limits": "hand-ins run as your own user: they can read your files, the tests and the "
               "solutions, and end your processes",
 }
@@ -37,7 +51,19 @@ def read_roster(path: Path) -> dict[str, str]:
         raise ValueError(f"{path}: not a readable table: {error}") from None
     if not rows or not {"file", "student"} <= set(rows[0]):
         raise ValueError(f"{path}: a table with the columns file and student is needed")
+    for number, row in enumerate(rows, start=2):
+        if not row["file"] or not row["student"]:
+            raise ValueError(f"{path}: line {number} has no file or no student")
     return {row["file"]: row["student"] for row in rows}
+
+
+class HandIn(NamedTuple):
+    """A file to be graded."""
+
+    path: Path
+    student: str
+    slug: str  # name of the folder with its results
+    others: tuple[str, ...]  # names of this student's other files
 
 
 def grade_folder(
@@ -62,9 +88,22 @@ def grade_folder(
     Raises:
         ValueError: nothing to grade, or the machine cannot make the box that was asked for.
     """
+    if sys.platform != "linux":
+        raise ValueError(
+            "hand-ins are graded on Linux only: its kernel makes the boxes that they run in. Take "
+            "a Linux machine, a container, or WSL 2 on Windows; the checks for students and all "
+            "else work here, too"
+        )
     if jobs < 1:
         raise ValueError(f"jobs={jobs}: give at least 1")
+    if folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"the results ({out}) would lie among the hand-ins, where students may have put "
+            "results of their own making: give an --out outside of the folder"
+        )
     found = _find(folder, bundle, roster or {}, student)
+    for line in left_out(folder) if folder.is_dir() else ():
+        say(line)
     if not found:
         raise ValueError(f"no .ipynb or .py file in {folder}")
     out.mkdir(parents=True, exist_ok=True)
@@ -95,10 +134,8 @@ def _level(asked: str | None, levels: list[str], say: Callable[[str], None]) -> 
     return level
 
 
-def _find(
-    folder: Path, bundle: Bundle, roster: dict[str, str], student: str
-) -> list[tuple[Path, str, str]]:
-    """(file, student, name of its results) in order."""
+def _find(folder: Path, bundle: Bundle, roster: dict[str, str], student: str) -> list[HandIn]:
+    """All hand-ins in order."""
     if folder.is_file():
         base = folder.parent
         pairs = [pair for pair in names_in(base, bundle.assignment) if pair[0] == folder]
@@ -111,60 +148,80 @@ def _find(
         if len(pairs) != 1:
             raise ValueError(f"--student is for one hand-in, there are {len(pairs)} in {folder}")
         pairs = [(pairs[0][0], student)]
-    found: list[tuple[Path, str, str]] = []
-    used: set[str] = set()
+    files: dict[str, list[str]] = {}
+    named: list[tuple[Path, str]] = []
     for path, name in pairs:
         relative = path.relative_to(base).as_posix()
-        name = roster.get(relative, roster.get(path.name, name))
-        slug = re.sub(r"[^\w.@-]+", "_", name).strip("._")[:80] or "hand-in"
+        # Names of files may hold anything, even what is no text.
+        name = clean(roster.get(relative, roster.get(path.name, name)), 100)
+        named.append((path, name))
+        files.setdefault(normal(name), []).append(clean(relative, 100))
+    found: list[HandIn] = []
+    used = {"scores.csv", "scores.csv.part"}
+    for path, name in named:
+        slug = first = _slug(name)
+        number = 1
         while slug.casefold() in used:
-            slug += "-2"
+            number += 1
+            slug = f"{first}-{number}"
         used.add(slug.casefold())
-        found.append((path, name, slug))
+        mine = clean(path.relative_to(base).as_posix(), 100)
+        others = tuple(other for other in files[normal(name)] if other != mine)
+        found.append(HandIn(path, name, slug, others))
     return found
 
 
+def _slug(name: str) -> str:
+    """A name as a folder's name: no separators, and no longer than file systems allow."""
+    plain = re.sub(r"[^\w.@-]+", "_", name).encode()[:120].decode(errors="ignore")
+    return plain.strip("._") or "hand-in"
+
+
 def _grade_all(
-    found: list[tuple[Path, str, str]], bundle: Bundle, out: Path, jobs: int, level: str,
-    nursery: Nursery, home: Path, packages: Path, again: bool, progress: bool,
+    found: list[HandIn], bundle: Bundle, out: Path, jobs: int, level: str, nursery: Nursery,
+    home: Path, packages: Path, again: bool, progress: bool,
 ) -> list[Result]:
     slots: queue.SimpleQueue[int] = queue.SimpleQueue()
     for slot in range(jobs):
         slots.put(slot)
     digest = bundle.digest
 
-    def one(path: Path, student: str, slug: str) -> Result:
-        folder = out / slug
+    def one(work: HandIn) -> Result:
+        student, name, folder = work.student, clean(work.path.name, 200), out / work.slug
         try:
-            data = read(path)
+            data = read(work.path)
         except Unreadable as error:
-            result = _nothing(bundle, student, path.name, str(error))
+            result = _nothing(bundle, student, name, str(error))
             _write(result, bundle, folder)
             return result
-        key = hashlib.sha256(b"\0".join(
-            [data, digest.encode(), student.encode(), path.name.encode(), level.encode()]
-        )).hexdigest()
+        key = hashlib.sha256(b"\0".join([
+            data, digest.encode(), student.encode(), os.fsencode(work.path.name), level.encode(),
+            "\0".join(work.others).encode(),
+        ])).hexdigest()
         kept = None if again else report.load(folder / "results.json", key)
         if kept is not None:
             return kept
         slot = slots.get()
         try:
             with tempfile.TemporaryDirectory(dir=home) as scratch:
-                result = grade(data, path.name, student, bundle, nursery, level, slot, packages,
+                result = grade(data, name, student, bundle, nursery, level, slot, packages,
                                Path(scratch))
         except Exception as error:  # the batch goes on; the result says that the grader failed
-            result = _nothing(bundle, student, path.name, f"the grader failed: {error!r}"[:400])
+            result = _nothing(bundle, student, name, f"the grader failed: {error!r}"[:400])
             result.look.append("the grader failed, this hand-in is not marked")
         else:
             result.key = key
         finally:
             slots.put(slot)
+        if work.others:
+            result.look.append(f"{student} handed in {len(work.others) + 1} files, also "
+                               f"{', '.join(work.others[:5])}: which one counts?")
         _write(result, bundle, folder)
         return result
 
     done: dict[str, Result] = {}
     with ThreadPoolExecutor(jobs) as pool:
-        futures = {pool.submit(one, *entry): entry[2] for entry in found}
+        futures = {pool.submit(one, work): work.slug for work in found}
         try:
             bar = tqdm(as_completed(futures), total=len(futures), unit="hand-in",
                        desc=f"grading {bundle.assignment}", disable=not progress)
@@ -173,7 +230,7 @@ def _grade_all(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return [done[slug] for _, _, slug in found]
+    return [done[work.slug] for work in found]
 
 
 def _nothing(bundle: Bundle, student: str, name: str, why: str) -> Result:

@@ -17,7 +17,7 @@ import diffbook
 from diffbook import check
 from diffbook.check.core import Case, Cases, Task, seed
 from diffbook.check.personal import normal
-from diffbook.grade.box import Limits
+from diffbook.grade.box import Limits, visible
 
 SCHEMA = 1
 # Published implementations of what the assignments ask for.
@@ -102,6 +102,11 @@ class Bundle:
 
 def load(path: Path) -> Bundle:
     """Read a bundle; ValueError says what is wrong with it."""
+    if visible(path):
+        raise ValueError(
+            f"{path}: hand-ins could read it there, as every box shows Python's own folders, /usr "
+            "and /opt; keep bundles and solutions elsewhere, such as in your home folder"
+        )
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
         if plain.pop("schema") != SCHEMA:

@@ -6,6 +6,7 @@ decides: the grader sends inputs, and takes what comes back as plain numbers to 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 import linecache
@@ -179,7 +180,9 @@ def _run(
     from IPython.core.inputtransformer2 import TransformerManager
 
     start = time.monotonic()
-    text = request["file"].tobytes().decode("utf-8-sig", errors="replace")
+    data = request["file"].tobytes()
+    utf16 = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # some editors on Windows
+    text = data.decode("utf-16" if utf16 else "utf-8-sig", errors="replace")
     try:
         cells = cells_of(request["kind"], text)[:MAX_CELLS]
     except (ValueError, RecursionError) as error:

@@ -79,8 +79,8 @@ def read(path: Path) -> bytes:
             raise Unreadable("it is no plain file")
         if status.st_size > FILE_LIMIT:
             raise Unreadable(
-                f"the file has {status.st_size >> 20} MiB, more than the {FILE_LIMIT >> 20} that "
-                "are read; clear its outputs (Edit, Clear all outputs) and hand in again"
+                f"the file has {status.st_size / 2**20:.1f} MiB, more than the {FILE_LIMIT >> 20} "
+                "that are read; clear its outputs (Edit, Clear all outputs) and hand in again"
             )
         return file.read(FILE_LIMIT)
 
@@ -134,7 +134,7 @@ class _Work:
 
     def __init__(self, data: bytes, name: str, nursery: Nursery, plan: Plan, deadline: float):
         self._data, self._nursery, self._plan = data, nursery, plan
-        self._kind = "py" if name.endswith(".py") else "ipynb"
+        self._kind = "py" if name.lower().endswith(".py") else "ipynb"
         self._deadline = deadline
         self._skip: list[int] = []
         self._box: Box | None = None
@@ -266,8 +266,9 @@ def _grade_case(
         return price, f"This answer could not be judged; a person will look at it{where}.", [], True
     if verdict.right:
         return 0.0, "", [], True
-    first = verdict.message[:1]
-    message = (first.upper() if first.isascii() else first) + verdict.message[1:] + where
+    # A message may hold names from the hand-in, of parameters for example.
+    said = clean(verdict.message, 1500)
+    message = (said[:1].upper() if said[:1].isascii() else said[:1]) + said[1:] + where
     if verdict.mistakes:
         return task.costs(set(verdict.mistakes) - known), message, list(verdict.mistakes), True
     return price, message, [], True
@@ -289,6 +290,15 @@ def clean(text: Any, limit: int = 400) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+ENDINGS = (".ipynb", ".py")
+
+
+def _hand_ins(folder: Path, path: Path) -> bool:
+    """Whether a file at this place can be a hand-in: not hidden, at most two folders deep."""
+    parts = path.relative_to(folder).parts
+    return len(parts) <= 3 and not any(part.startswith((".", "__")) for part in parts)
+
+
 def names_in(folder: Path, assignment: str) -> Iterator[tuple[Path, str]]:
     """(file, student) of all hand-ins under ``folder``, at most two folders deep.
 
@@ -296,11 +306,21 @@ def names_in(folder: Path, assignment: str) -> Iterator[tuple[Path, str]]:
     without the assignment's: ada-A2.ipynb and ada/A2.ipynb are both ada's.
     """
     for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in ENDINGS or not _hand_ins(folder, path):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            continue
         parts = path.relative_to(folder).parts
-        if any(part.startswith((".", "__")) for part in parts) or len(parts) > 3:
-            continue
-        if path.suffix not in (".ipynb", ".py") or (path.is_dir() and not path.is_symlink()):
-            continue
         stem = re.sub(rf"[-_. ]*(?<![a-z0-9]){re.escape(assignment)}(?![a-z0-9])[-_. ]*", "",
                       path.stem, flags=re.I)
         yield path, parts[0] if len(parts) > 1 else stem or path.stem
+
+
+def left_out(folder: Path) -> Iterator[str]:
+    """A line about files and links among the hand-ins that nobody will look at, if there are."""
+    names = [clean(path.relative_to(folder).as_posix(), 60) for path in sorted(folder.rglob("*"))
+             if path.suffix.lower() not in ENDINGS and _hand_ins(folder, path)
+             and (path.is_symlink() or not path.is_dir())]
+    if names:
+        shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+        yield f"not graded, as they are no .ipynb or .py files: {shown}"

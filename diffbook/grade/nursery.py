@@ -86,6 +86,7 @@ def _warden(plan: box.Plan, channel: int, output: int, control: int) -> None:
     ended = _watch(pid, report, plan)
     _kill_all(pid, plan)
     status = os.waitpid(pid, 0)[1]
+    _bury()
     _tell(report, {"ended": ended or _status(status)})
 
 
@@ -238,6 +239,17 @@ def _kill_all(pid: int, plan: box.Plan) -> None:
             os.kill(one, signal.SIGKILL)
         except ProcessLookupError:
             continue
+
+
+def _bury() -> None:
+    """Wait for the orphans that came to the warden: nothing of a box outlives its end."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                time.sleep(0.01)
+        except ChildProcessError:
+            return
 
 
 def _status(status: int) -> str:

@@ -69,8 +69,10 @@ def _code(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text in a table's cell: what a student's code says must not become HTML or a new column."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    """Text in a table's cell: what a student's code says must not become HTML, a link, a picture
+    or a new column."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace("](", "] (")
+    return text.replace("|", "\\|")
 
 
 def gradescope(result: Result, bundle: Bundle) -> dict[str, Any]:

@@ -10,12 +10,20 @@ import numpy as np
 from diffbook.show.style import DIVERGING, SEQUENTIAL
 
 
-def png(fig: Any) -> tuple[bytes, dict[str, int]]:
-    """``fig`` as PNG bytes (deterministic: no date, no version) and its size in CSS pixels."""
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", metadata={"Software": None})
+def png(fig: Any, colors: int = 256) -> tuple[bytes, dict[str, int]]:
+    """``fig`` as PNG bytes (deterministic: no date, no version) and its size in CSS pixels.
+
+    With a palette of ``colors`` it takes a third of the bytes: the readers of the site load it.
+    """
+    from PIL import Image
+
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    fig.savefig(drawn, format="png", metadata={"Software": None})
+    image = Image.open(drawn).convert("RGB")
+    image.quantize(colors, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
+        packed, "png", optimize=True)
     width, height = fig.get_size_inches()
-    return buffer.getvalue(), {"width": round(width * 100), "height": round(height * 100)}
+    return packed.getvalue(), {"width": round(width * 100), "height": round(height * 100)}
 
 
 def figure(fig: Any, alt: str) -> None:

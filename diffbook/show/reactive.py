@@ -17,7 +17,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import io
 import json
 import math
 import re
@@ -56,25 +55,13 @@ def react(name: str, data: Mapping[str, Any], fig: Any, alt: str) -> None:
     import matplotlib.pyplot as plt
     from IPython.display import display
 
-    picture, size = png(fig)
-    picture = _fewer_colors(picture)
+    picture, size = png(fig, colors=96)  # as text inside of the page every byte counts
     plt.close(fig)
     display(
         {"text/html": fragment(name, data, picture, alt), "image/png": picture, "text/plain": alt},
         metadata={"image/png": {"alt": alt, **size}},
         raw=True,
     )
-
-
-def _fewer_colors(picture: bytes, colors: int = 96) -> bytes:
-    """A PNG with a palette, a quarter as large: as text inside a page every byte counts."""
-    from PIL import Image
-
-    image = Image.open(io.BytesIO(picture)).convert("RGB")
-    small = io.BytesIO()
-    image.quantize(colors, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
-        small, "png", optimize=True)
-    return small.getvalue()
 
 
 def fragment(name: str, data: Mapping[str, Any], picture: bytes | str, alt: str) -> str:
