@@ -55,7 +55,7 @@ notebooks: install ## run every chapter again and store its outputs
 
 lint: install-test ## style, types, and the shape of the chapters
 	$(BIN)/ruff check .
-	@! test -x $(BIN)/biome || $(BIN)/biome check diffbook/show/js tests/js _static
+	@! test -x $(BIN)/biome || $(BIN)/biome check diffbook/show/js tests/js _static _extra/_static/slides
 	$(BIN)/mypy
 	$(BIN)/python scripts/notebooks.py check
 

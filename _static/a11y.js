@@ -1,4 +1,16 @@
 // Small repairs to the theme's HTML for keyboards and screen readers. Runs on every page.
+
+// Paper is light, also for those who read in the dark.
+const page = document.documentElement;
+let theme = null;
+addEventListener("beforeprint", () => {
+  theme = page.dataset.theme;
+  page.dataset.theme = "light";
+});
+addEventListener("afterprint", () => {
+  page.dataset.theme = theme;
+});
+
 document.addEventListener("DOMContentLoaded", async () => {
   const each = (selector, change) => document.querySelectorAll(selector).forEach(change);
   // A button's accessible name must contain the words one sees on it.

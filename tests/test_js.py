@@ -21,7 +21,7 @@ from diffbook import show, signals
 from diffbook.attention import MultiheadDiffAttention, diff_attention_map, lambda_init
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ("diffbook/show/js", "tests/js", "_static")
+SCRIPTS = ("diffbook/show/js", "tests/js", "_static", "_extra/_static/slides")
 CLOSE = {"rtol": 0, "atol": 1e-6}
 
 

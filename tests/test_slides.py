@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,7 +19,6 @@ from pathlib import Path
 import browser
 import pytest
 from figures import SITE, Figure
-from test_js import biome
 
 from diffbook.show import reactive
 
@@ -248,13 +246,6 @@ def test_the_foreign_files_are_named():
     styles = [*VENDOR.glob("*.css"), ROOT / "_extra" / "_static" / "slides" / "slides.css"]
     for path in styles:
         assert not re.search(r"url\(\s*['\"]?(?:https?:)?//|@import", path.read_text("utf-8"))
-
-
-@pytest.mark.skipif(biome() is None, reason="biome is not installed (make install-test)")
-def test_style_of_the_script():
-    done = subprocess.run([biome(), "check", "_extra/_static/slides"], cwd=ROOT,
-                          capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0 and "Checked 1 file" in done.stdout, done.stdout + done.stderr
 
 
 # ---------------------------------------------------------------- what a deck refuses
