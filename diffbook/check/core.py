@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 NONE: frozenset[str] = frozenset()
-NO_ANSWER = "there is no answer yet; if you wrote a function, is its `return` missing?"
+NO_ANSWER = "there is no answer yet"
 FOLLOWS = "follows from a mistake that was marked before"
 
 
@@ -210,7 +210,7 @@ def _answered(judge: Judge) -> Judge:
     @functools.wraps(judge)
     def asked(case: Case, answer: Any, known: frozenset[str] = NONE) -> Verdict:
         if answer is None or answer is Ellipsis:
-            return Verdict(False, NO_ANSWER)
+            return Verdict(False, no_answer(answer))
         return judge(case, answer, known)
 
     return asked
@@ -280,10 +280,16 @@ def unanswered(x: Any) -> bool:
     return x is None or x is Ellipsis
 
 
+def no_answer(x: Any) -> str:
+    """What is said of one that is :func:`unanswered`."""
+    return NO_ANSWER if x is not None else (
+        f"{NO_ANSWER}; if you wrote a function, is its `return` missing?")
+
+
 def difference(answer: Any, expected: Any, rtol: float = 1e-4, atol: float = 1e-5) -> str | None:
     """None if ``answer`` equals ``expected`` within the tolerance, else the difference in words."""
     if unanswered(answer):
-        return NO_ANSWER
+        return no_answer(answer)
     if isinstance(expected, dict):
         return _difference_of_dicts(answer, expected, rtol, atol)
     if isinstance(expected, str):
