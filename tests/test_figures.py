@@ -442,6 +442,6 @@ def test_weights_of_the_pages(capsys):
             names = ", ".join(name for where, name in EVERY if where == page)
             print(f"{page:36s} {sent:4.0f} + {at_once:4.0f}  {later:5.0f}  {names}")
             # chapter 11 holds two trained models, chapter 2 recorded sound
-            limit = {"11": 700, "02": 350}.get(page.removeprefix("book/")[:2], 300)
+            limit = {"11": 700}.get(page.removeprefix("book/")[:2], 300)
             heavy += [(page, sent + at_once)] if sent + at_once > limit else []
     assert heavy == []
