@@ -7,13 +7,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from diffbook.check.core import NONE, Case, Mistake, Task, value
+from diffbook.check.core import NONE, Case, Mistake, Task, once, value
 
 Names = frozenset[str]
-
-
-def _one(rng: np.random.Generator, student: str) -> Iterable[Case]:
-    yield Case("", {})
 
 
 # ---------------------------------------------------------------------------------------------
@@ -81,7 +77,7 @@ def _times(rng: np.random.Generator, student: str) -> Iterable[Case]:
 
 
 TASKS = (
-    Task("1.1", "A head by hand", "answer", 0, _one, head, HEAD_MISTAKES, probe=value, rtol=5e-3),
+    Task("1.1", "A head by hand", "answer", 0, once, head, HEAD_MISTAKES, probe=value, rtol=5e-3),
     Task("1.2", "The answer k times", "noise_mass_of_k", 0, _times, noise_mass, TIMES_MISTAKES,
          group=1),
 )

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
-import numpy as np
-
-from diffbook.check.core import NONE, Case, Mistake, Task, value
+from diffbook.check.core import NONE, Mistake, Task, once, value
 
 Names = frozenset[str]
-
-
-def _one(rng: np.random.Generator, student: str) -> Iterable[Case]:
-    yield Case("", {})
 
 
 # ---------------------------------------------------------------------------------------------
@@ -65,8 +58,8 @@ def ear(mistakes: Names = NONE) -> dict[str, float]:
 
 
 TASKS = (
-    Task("2.1", "What resistors allow", "answer", 0, _one, circuit, CIRCUIT_MISTAKES, probe=value,
+    Task("2.1", "What resistors allow", "answer", 0, once, circuit, CIRCUIT_MISTAKES, probe=value,
          rtol=0.02, atol=0, group=1),
-    Task("2.2", "Two microphones", "answer", 0, _one, ear, EAR_MISTAKES, probe=value, rtol=0.02,
+    Task("2.2", "Two microphones", "answer", 0, once, ear, EAR_MISTAKES, probe=value, rtol=0.02,
          atol=0.03, group=1),
 )

@@ -8,17 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from diffbook.check.core import NONE, Case, Mistake, Task, value
+from diffbook.check.core import NONE, Case, Mistake, Task, once, value
 
 Names = frozenset[str]
 
 # Scores of the last token of step 1 for "4", for "7", and for each of the four other tokens.
 FIRST = np.array([2 * math.sqrt(2), math.sqrt(2), 0, 0, 0, 0])
 SECOND = np.array([math.sqrt(2), math.sqrt(2), 0, 0, 0, 0])
-
-
-def _one(rng: np.random.Generator, student: str) -> Iterable[Case]:
-    yield Case("", {})
 
 
 # ---------------------------------------------------------------------------------------------
@@ -119,9 +115,9 @@ def _inputs(rng: np.random.Generator, student: str) -> Iterable[Case]:
 
 
 TASKS = (
-    Task("3.1", "A row by hand", "answer", 0, _one, row, ROW_MISTAKES, probe=value, rtol=0,
+    Task("3.1", "A row by hand", "answer", 0, once, row, ROW_MISTAKES, probe=value, rtol=0,
          atol=1.2e-3, group=1),
-    Task("3.2", "One λ for all", "answer", 0, _one, cancelling, LAMBDA_MISTAKES, probe=value,
+    Task("3.2", "One λ for all", "answer", 0, once, cancelling, LAMBDA_MISTAKES, probe=value,
          rtol=5e-3, group=1),
     Task("3.4", "One token at a time", "newest", 0, _inputs, newest, NEWEST_MISTAKES, group=1),
 )

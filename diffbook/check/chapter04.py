@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
-import numpy as np
-
-from diffbook.check.core import NONE, Case, Mistake, Task, value
+from diffbook.check.core import NONE, Mistake, Task, once, value
 
 Names = frozenset[str]
-
-
-def _one(rng: np.random.Generator, student: str) -> Iterable[Case]:
-    yield Case("", {})
 
 
 # ---------------------------------------------------------------------------------------------
@@ -69,8 +62,8 @@ def sigma(mistakes: Names = NONE) -> dict[str, float]:
 
 
 TASKS = (
-    Task("4.1", "Eq. (2) by hand", "answer", 0, _one, by_hand, LAMBDA_MISTAKES, probe=value,
+    Task("4.1", "Eq. (2) by hand", "answer", 0, once, by_hand, LAMBDA_MISTAKES, probe=value,
          rtol=0, atol=1.5e-3),
-    Task("4.3", "A smaller sigma", "answer", 0, _one, sigma, SIGMA_MISTAKES, probe=value,
+    Task("4.3", "A smaller sigma", "answer", 0, once, sigma, SIGMA_MISTAKES, probe=value,
          rtol=0.01, atol=0, group=1),
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from diffbook.check.core import NONE, Case, Mistake, Task, value
+from diffbook.check.core import NONE, Case, Mistake, Task, once, value
 
 Names = frozenset[str]
 
@@ -83,13 +83,9 @@ def limits(mistakes: Names = NONE) -> dict[str, tuple[float, float]]:
     return found
 
 
-def _one(rng: np.random.Generator, student: str) -> Iterable[Case]:
-    yield Case("", {})
-
-
 TASKS = (
     Task("5.1", "Values that average to zero", "centered", 0, _weights, centered, CENTER_MISTAKES,
          group=1),
-    Task("5.3", "Where epsilon takes over", "answer", 0, _one, limits, LIMIT_MISTAKES, probe=value,
+    Task("5.3", "Where epsilon takes over", "answer", 0, once, limits, LIMIT_MISTAKES, probe=value,
          rtol=0.05, atol=0, group=1),
 )

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import numpy as np
-
-from diffbook.check.core import NONE, Case, Mistake, Task, value
+from diffbook.check.core import NONE, Mistake, Task, once, value
 
 Names = frozenset[str]
-
-
-def _one(rng: np.random.Generator, student: str) -> Iterable[Case]:
-    yield Case("", {})
 
 
 # ---------------------------------------------------------------------------------------------
@@ -60,6 +52,6 @@ def trap(mistakes: Names = NONE) -> dict[str, str | int]:
 
 
 TASKS = (
-    Task("6.1", "Units of work", "answer", 0, _one, units, UNIT_MISTAKES, probe=value, group=1),
-    Task("6.2", "The trap", "answer", 0, _one, trap, TRAP_MISTAKES, probe=value, group=1),
+    Task("6.1", "Units of work", "answer", 0, once, units, UNIT_MISTAKES, probe=value, group=1),
+    Task("6.2", "The trap", "answer", 0, once, trap, TRAP_MISTAKES, probe=value, group=1),
 )

@@ -8,13 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from diffbook.check.core import NONE, Case, Mistake, Task, difference, value
+from diffbook.check.core import NONE, Case, Mistake, Task, difference, once, value
 
 Names = frozenset[str]
-
-
-def _one(rng: np.random.Generator, student: str) -> Iterable[Case]:
-    yield Case("", {})
 
 
 # ---------------------------------------------------------------------------------------------
@@ -152,9 +148,9 @@ def _logits(rng: np.random.Generator, student: str) -> Iterable[Case]:
 
 
 TASKS = (
-    Task("7.1", "Matched in another way", "answer", 0, _one, counts, COUNT_MISTAKES, probe=value,
+    Task("7.1", "Matched in another way", "answer", 0, once, counts, COUNT_MISTAKES, probe=value,
          compare=_whole),
-    Task("7.2", "Hands of a clock", "answer", 0, _one, slow_pairs, CLOCK_MISTAKES, probe=value,
+    Task("7.2", "Hands of a clock", "answer", 0, once, slow_pairs, CLOCK_MISTAKES, probe=value,
          group=1),
     Task("7.3", "Top-p sampling", "sample_top_p", 0, _logits, shares, TOP_P_MISTAKES,
          probe=_drawn, compare=_same_shares, group=1),

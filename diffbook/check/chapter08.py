@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 
-from diffbook.check.core import NONE, Case, Mistake, Task, value
+from diffbook.check.core import NONE, Mistake, Task, once, value
 
 Names = frozenset[str]
-
-
-def _one(rng: np.random.Generator, student: str) -> Iterable[Case]:
-    yield Case("", {})
 
 
 # ---------------------------------------------------------------------------------------------
@@ -102,8 +97,8 @@ def pairs_needed(mistakes: Names = NONE) -> dict[str, int]:
 
 
 TASKS = (
-    Task("8.2", "When pairing helps", "answer", 0, _one, spreads, SPREAD_MISTAKES, probe=value,
+    Task("8.2", "When pairing helps", "answer", 0, once, spreads, SPREAD_MISTAKES, probe=value,
          rtol=0.01, atol=5e-4, group=1),
-    Task("8.3", "How many pairs", "answer", 0, _one, pairs_needed, PAIRS_MISTAKES, probe=value,
+    Task("8.3", "How many pairs", "answer", 0, once, pairs_needed, PAIRS_MISTAKES, probe=value,
          rtol=0.04, atol=0, group=1),
 )

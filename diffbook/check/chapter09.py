@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
-import numpy as np
-
-from diffbook.check.core import NONE, Case, Mistake, Task, value
+from diffbook.check.core import NONE, Mistake, Task, once, value
 
 Names = frozenset[str]
-
-
-def _one(rng: np.random.Generator, student: str) -> Iterable[Case]:
-    yield Case("", {})
 
 
 # ---------------------------------------------------------------------------------------------
@@ -66,8 +59,8 @@ def tokens(mistakes: Names = NONE) -> dict[str, float]:
 
 
 TASKS = (
-    Task("9.1", "A share by hand", "answer", 0, _one, share, SHARE_MISTAKES, probe=value,
+    Task("9.1", "A share by hand", "answer", 0, once, share, SHARE_MISTAKES, probe=value,
          rtol=0.02, atol=0, group=1),
-    Task("9.4", "Tokens for each parameter", "answer", 0, _one, tokens, TOKEN_MISTAKES,
+    Task("9.4", "Tokens for each parameter", "answer", 0, once, tokens, TOKEN_MISTAKES,
          probe=value, rtol=0.06, atol=0, group=1),
 )

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 
-from diffbook.check.core import NONE, Case, Mistake, Task, value
+from diffbook.check.core import NONE, Mistake, Task, once, value
 
 Names = frozenset[str]
-
-
-def _one(rng: np.random.Generator, student: str) -> Iterable[Case]:
-    yield Case("", {})
 
 
 # ---------------------------------------------------------------------------------------------
@@ -74,8 +68,8 @@ def labels(mistakes: Names = NONE) -> dict[str, float]:
 
 
 TASKS = (
-    Task("13.2", "More orders", "answer", 0, _one, margins, MARGIN_MISTAKES, probe=value,
+    Task("13.2", "More orders", "answer", 0, once, margins, MARGIN_MISTAKES, probe=value,
          rtol=0.02, atol=0, group=1),
-    Task("13.4", "How many wrong labels", "answer", 0, _one, labels, LABEL_MISTAKES, probe=value,
+    Task("13.4", "How many wrong labels", "answer", 0, once, labels, LABEL_MISTAKES, probe=value,
          rtol=0.01, atol=0, group=1),
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from diffbook.check.core import NONE, Case, Mistake, Task, value
+from diffbook.check.core import NONE, Case, Mistake, Task, once, value
 
 Names = frozenset[str]
 
@@ -43,10 +43,6 @@ def outputs(mistakes: Names = NONE) -> dict[str, float]:
     elif "even" in mistakes:
         found = 0.5
     return {"outputs": n, "found": found}
-
-
-def _one(rng: np.random.Generator, student: str) -> Iterable[Case]:
-    yield Case("", {})
 
 
 # ---------------------------------------------------------------------------------------------
@@ -89,7 +85,7 @@ def _called(thing: Any, inputs: dict[str, float]) -> Any:
 
 
 TASKS = (
-    Task("14.1", "How many outputs", "answer", 0, _one, outputs, OUTPUT_MISTAKES, probe=value,
+    Task("14.1", "How many outputs", "answer", 0, once, outputs, OUTPUT_MISTAKES, probe=value,
          rtol=0.1, atol=0, group=1),
     Task("14.2", "One number for two faults", "f1", 0, _summaries, harmonic, F1_MISTAKES,
          probe=_called, group=1),

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import numpy as np
-
-from diffbook.check.core import NONE, Case, Mistake, Task, value
+from diffbook.check.core import NONE, Mistake, Task, once, value
 
 Names = frozenset[str]
-
-
-def _one(rng: np.random.Generator, student: str) -> Iterable[Case]:
-    yield Case("", {})
 
 
 # ---------------------------------------------------------------------------------------------
@@ -113,9 +105,9 @@ def alarms(mistakes: Names = NONE) -> dict[str, float]:
 
 
 TASKS = (
-    Task("16.1", "Main effects", "answer", 0, _one, main_effects, EFFECT_MISTAKES, probe=value,
+    Task("16.1", "Main effects", "answer", 0, once, main_effects, EFFECT_MISTAKES, probe=value,
          rtol=0, atol=3e-4, group=1),
-    Task("16.2", "AR hits by hand", "answer", 0, _one, hits, HIT_MISTAKES, probe=value, group=1),
-    Task("16.4", "Many rows", "answer", 0, _one, alarms, ROW_MISTAKES, probe=value,
+    Task("16.2", "AR hits by hand", "answer", 0, once, hits, HIT_MISTAKES, probe=value, group=1),
+    Task("16.4", "Many rows", "answer", 0, once, alarms, ROW_MISTAKES, probe=value,
          rtol=2e-3),
 )
