@@ -123,12 +123,12 @@ def _drawn(thing: Callable[..., Any], inputs: dict[str, Any]) -> Any:
     import torch
 
     logits = inputs["logits"]
-    tokens = thing(logits.expand(4000, -1).clone(), inputs["p"], torch.Generator().manual_seed(0))
+    tokens = thing(logits.expand(DRAWS, -1).clone(), inputs["p"], torch.Generator().manual_seed(0))
     if not isinstance(tokens, torch.Tensor):
         return tokens
-    if tokens.numel() != 4000 or tokens.is_floating_point():
+    if tokens.numel() != DRAWS or tokens.is_floating_point():
         return tokens
-    return torch.bincount(tokens.flatten(), minlength=len(logits)).double() / 4000
+    return torch.bincount(tokens.flatten(), minlength=len(logits)).double() / DRAWS
 
 
 def _same_shares(answer: Any, expected: np.ndarray) -> str | None:
