@@ -250,7 +250,7 @@ def split_heads(*a):
     "becomes root": Attack(before("""\
 import os
 for attempt in (lambda: os.setuid(0), lambda: os.setgid(0), lambda: os.chroot("/"),
-                lambda: open("/etc/passwd", "a"), lambda: os.listdir("/root/..") and os.mkdir("/x"),
+                lambda: open("/etc/passwd", "a"), lambda: os.mkdir("/x"),
                 lambda: os.mknod("/tmp/disk", 0o60666, os.makedev(8, 0))):
     try:
         attempt()
