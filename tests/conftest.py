@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 
+import browser
 import pytest
 import torch
+from figures import SITE
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -14,3 +16,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def tab() -> Iterator[browser.Browser]:
+    """A headless browser with one tab."""
+    with browser.browser() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Where the built site is served, with a slash at its end."""
+    with browser.served(SITE) as root:
+        yield root

@@ -8,8 +8,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import browser
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 SITE = Path(os.environ.get("DIFFBOOK_SITE", ROOT / "_build" / "html"))
+needs_browser = pytest.mark.skipif(
+    browser.find_browser() is None,
+    reason="no Chromium on the search path; install one or set DIFFBOOK_CHROMIUM",
+)
 
 
 def on_pages() -> list[tuple[str, str]]:

@@ -12,10 +12,9 @@ import html
 import os
 import re
 
-import browser
 import notebooks
 import pytest
-from figures import SITE, Figure, on_pages
+from figures import SITE, Figure, needs_browser, on_pages
 
 from diffbook.show import reactive
 
@@ -23,25 +22,9 @@ if not (SITE / "index.html").exists() and not os.environ.get("DIFFBOOK_REQUIRE_S
     pytest.skip("no site in _build/html; build it with: make book", allow_module_level=True)
 
 EVERY = on_pages()
-needs_browser = pytest.mark.skipif(
-    browser.find_browser() is None,
-    reason="no Chromium on the search path; install one or set DIFFBOOK_CHROMIUM",
-)
 pytestmark = needs_browser
 PHONE = 360
 PATIENCE = 250  # ms for an answer where other programs run too; alone it takes under 50
-
-
-@pytest.fixture(scope="module")
-def tab():
-    with browser.browser() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def address():
-    with browser.served(SITE) as root:
-        yield root
 
 
 def name_of(case):

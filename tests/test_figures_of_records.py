@@ -5,10 +5,10 @@ The pages are made of the outputs stored in the chapters, opened as files: no si
 
 from pathlib import Path
 
-import browser
 import nbformat
 import numpy as np
 import pytest
+from figures import needs_browser
 
 from diffbook import records
 
@@ -18,8 +18,7 @@ CHAPTERS = {
 }
 CODES = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Home": 36, "End": 35}
 
-pytestmark = pytest.mark.skipif(
-    browser.find_browser() is None, reason="no Chromium on the search path")
+pytestmark = needs_browser
 
 
 class Figure:
@@ -73,12 +72,6 @@ class Figure:
             self.tab._send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left",
                            buttons=int(kind != "mouseReleased"), clickCount=1)
         self.rest()
-
-
-@pytest.fixture(scope="module")
-def tab():
-    with browser.browser() as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import browser
 import numpy as np
 import pytest
 import torch
+from figures import needs_browser
 from javascript import needs_node
 
 from diffbook import records
@@ -28,9 +29,6 @@ TOLERANCE = 1e-3  # what the page promises for every logit
 # Shares of right answers that 8 bits may cost; the note in chapter 11 says "less than 0.01".
 MARGIN = 0.01
 
-needs_browser = pytest.mark.skipif(
-    browser.find_browser() is None, reason="no Chromium is installed (or set DIFFBOOK_CHROMIUM)"
-)
 
 
 def original(kind: str) -> LanguageModel:

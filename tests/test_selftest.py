@@ -16,15 +16,11 @@ from pathlib import Path
 import browser
 import notebooks
 import pytest
-from figures import ROOT, SITE
+from figures import ROOT, SITE, needs_browser
 
 needs_site = pytest.mark.skipif(
     not (SITE / "index.html").exists() and not os.environ.get("DIFFBOOK_REQUIRE_SITE"),
     reason="no site in _build/html; build it with: make book",
-)
-needs_browser = pytest.mark.skipif(
-    browser.find_browser() is None,
-    reason="no Chromium on the search path; install one or set DIFFBOOK_CHROMIUM",
 )
 PHONE = 360
 CHAPTERS = notebooks.chapters()
@@ -135,18 +131,6 @@ def test_no_way_to_guess_beats_chance_by_much():
 
 
 # ---------------------------------------------------------------- the self-test on the page
-
-
-@pytest.fixture(scope="module")
-def tab():
-    with browser.browser() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def address():
-    with browser.served(SITE) as root:
-        yield root
 
 
 LOOK = """

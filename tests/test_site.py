@@ -19,11 +19,10 @@ import browser
 import notebooks
 import pytest
 import yaml
+from figures import ROOT, SITE, needs_browser
 
 from diffbook import records
 
-ROOT = Path(__file__).resolve().parent.parent
-SITE = ROOT / "_build" / "html"
 CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 
 if not (SITE / "index.html").exists() and not os.environ.get("DIFFBOOK_REQUIRE_SITE"):
@@ -200,22 +199,6 @@ def test_search_index_knows_the_words_of_the_book():
 
 # ---------------------------------------------------------------- with a browser
 
-needs_browser = pytest.mark.skipif(
-    browser.find_browser() is None,
-    reason="no Chromium on the search path; install one or set DIFFBOOK_CHROMIUM",
-)
-
-
-@pytest.fixture(scope="module")
-def tab():
-    with browser.browser() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def address():
-    with browser.served(SITE) as root:
-        yield root
 
 
 OVERFLOW = """

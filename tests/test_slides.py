@@ -18,7 +18,7 @@ from pathlib import Path
 
 import browser
 import pytest
-from figures import SITE, Figure
+from figures import SITE, Figure, needs_browser
 
 from diffbook.show import reactive
 
@@ -323,16 +323,6 @@ Note: 2.5 min. Hello.
 
 # ---------------------------------------------------------------- in a browser
 
-needs_browser = pytest.mark.skipif(
-    browser.find_browser() is None,
-    reason="no Chromium on the search path; install one or set DIFFBOOK_CHROMIUM",
-)
-
-
-@pytest.fixture(scope="module")
-def tab():
-    with browser.browser() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
